@@ -1,0 +1,1 @@
+//! Reads and writes control groups: v1, v2 and hybrid

@@ -1,0 +1,1 @@
+//! Content store of a local directory: blobs by digest, verified, resumable

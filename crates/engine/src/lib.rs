@@ -1,0 +1,1 @@
+//! Use cases: system, container, image, network and volume managers over the seams

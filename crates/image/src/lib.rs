@@ -1,0 +1,1 @@
+//! Images: pull, load, save, import, tag, remove, over content store and snapshotter

@@ -1,0 +1,1 @@
+//! Networks: bridge, host, none; addresses, ports, name files

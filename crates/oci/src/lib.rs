@@ -1,0 +1,1 @@
+//! Builds the OCI runtime specification of a container: hardening, seccomp, users, devices

@@ -1,0 +1,1 @@
+//! Registry protocol: references to verified streams

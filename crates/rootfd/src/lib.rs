@@ -1,0 +1,1 @@
+//! Paths of containers, images and volumes, touched by file descriptor only

@@ -1,0 +1,1 @@
+//! The library of pouch-runtime: the OCI runtime CLI on libcontainer

@@ -1,0 +1,1 @@
+//! The shim: services, runtime handlers, stdio and logs of containers

@@ -1,0 +1,1 @@
+//! Root file systems of containers: overlay over one directory per layer
