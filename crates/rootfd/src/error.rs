@@ -1,0 +1,128 @@
+//! What can go wrong below a root.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pouch_types::{Classified, ErrorKind};
+use rustix::io::Errno;
+
+/// Result of every operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failed operation below a root. Paths in it are as the caller gave them, relative to the root.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried, as the manual page calls it.
+        operation: &'static str,
+        /// On what, relative to the root.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// `openat2(2)` is missing; there is no safe way to resolve the path.
+    #[error("the kernel cannot resolve paths inside a root: Linux 5.6 or newer is needed")]
+    KernelTooOld,
+    /// A reader of small files met something else.
+    #[error("{} is not a regular file but a {found}", path.display())]
+    NotRegular {
+        /// The offending path.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A file is longer than its reader accepts.
+    #[error("{} is longer than the limit of {limit} bytes", path.display())]
+    TooLarge {
+        /// The offending path.
+        path: PathBuf,
+        /// Bytes.
+        limit: u64,
+    },
+    /// A text file holds other bytes.
+    #[error("{} is not UTF-8 text", path.display())]
+    NotText {
+        /// The offending path.
+        path: PathBuf,
+    },
+    /// A directory entry name that is empty, `.`, `..`, too long, or holds a slash or NUL.
+    #[error("invalid file name {name:?}")]
+    InvalidName {
+        /// The name.
+        name: PathBuf,
+    },
+    /// Removal met another file system or mount and stopped there.
+    #[error("{} is a mount point", path.display())]
+    MountPoint {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The path was renamed under the resolver again and again.
+    #[error("{} keeps changing while it is resolved", path.display())]
+    Unstable {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(operation: &'static str, path: impl AsRef<Path>, errno: Errno) -> Self {
+        Self::Io { operation, path: path.as_ref().to_owned(), source: errno.into() }
+    }
+
+    /// The kernel's error number, where the kernel said no.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// Whether the path does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.errno() == Some(Errno::NOENT.raw_os_error())
+    }
+}
+
+impl Classified for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { source, .. } => source
+                .raw_os_error()
+                .map_or(ErrorKind::Internal, |raw| errno_kind(Errno::from_raw_os_error(raw))),
+            Self::KernelTooOld => ErrorKind::Unsupported,
+            Self::NotRegular { .. }
+            | Self::TooLarge { .. }
+            | Self::NotText { .. }
+            | Self::InvalidName { .. } => ErrorKind::Invalid,
+            Self::MountPoint { .. } | Self::Unstable { .. } => ErrorKind::Conflict,
+        }
+    }
+}
+
+fn errno_kind(errno: Errno) -> ErrorKind {
+    match errno {
+        Errno::NOENT => ErrorKind::NotFound,
+        Errno::EXIST => ErrorKind::AlreadyExists,
+        Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::INVAL => {
+            ErrorKind::Invalid
+        }
+        Errno::NOTEMPTY | Errno::BUSY | Errno::XDEV | Errno::TXTBSY => ErrorKind::Conflict,
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => ErrorKind::Denied,
+        Errno::NOSPC
+        | Errno::DQUOT
+        | Errno::MFILE
+        | Errno::NFILE
+        | Errno::NOMEM
+        | Errno::FBIG
+        | Errno::MLINK => ErrorKind::ResourceExhausted,
+        Errno::NOTSUP | Errno::NOSYS => ErrorKind::Unsupported,
+        _ => ErrorKind::Internal,
+    }
+}
