@@ -1,0 +1,106 @@
+//! Failures of a backend, with the stage at which something hung.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pouch_types::{Classified, ErrorKind};
+
+/// A failed call of a backend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The shim or containerd refused.
+    #[error("{message}")]
+    Refused {
+        /// Class of the refusal.
+        kind: ErrorKind,
+        /// What it said.
+        message: String,
+    },
+    /// No answer in time.
+    #[error("{stage} of container {container} did not answer within {} s", after.as_secs_f32())]
+    Deadline {
+        /// What was waited for.
+        stage: &'static str,
+        /// The container.
+        container: String,
+        /// How long.
+        after: Duration,
+    },
+    /// The connection to the supervisor broke.
+    #[error("{stage} of container {container}: connection to its shim lost ({message})")]
+    Disconnected {
+        /// What was under way.
+        stage: &'static str,
+        /// The container.
+        container: String,
+        /// What the transport said.
+        message: String,
+    },
+    /// A file operation failed.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// Verb phrase.
+        doing: &'static str,
+        /// What it concerned.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A reply or request that cannot be encoded or decoded.
+    #[error("{0}")]
+    Codec(String),
+}
+
+impl Error {
+    pub(crate) fn io(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { doing, path, source }
+    }
+
+    pub(crate) fn rpc(stage: &'static str, container: &str, error: ttrpc::Error) -> Self {
+        match error {
+            ttrpc::Error::RpcStatus(status) => {
+                Self::Refused { kind: kind_of(status.code()), message: status.message().to_owned() }
+            }
+            other => Self::Disconnected {
+                stage,
+                container: container.to_owned(),
+                message: other.to_string(),
+            },
+        }
+    }
+}
+
+fn kind_of(code: ttrpc::Code) -> ErrorKind {
+    use ttrpc::Code;
+    match code {
+        Code::NOT_FOUND => ErrorKind::NotFound,
+        Code::ALREADY_EXISTS => ErrorKind::AlreadyExists,
+        Code::FAILED_PRECONDITION => ErrorKind::Conflict,
+        Code::INVALID_ARGUMENT | Code::OUT_OF_RANGE => ErrorKind::Invalid,
+        Code::UNIMPLEMENTED => ErrorKind::Unsupported,
+        Code::PERMISSION_DENIED | Code::UNAUTHENTICATED => ErrorKind::Denied,
+        Code::UNAVAILABLE => ErrorKind::Unavailable,
+        Code::RESOURCE_EXHAUSTED => ErrorKind::ResourceExhausted,
+        Code::DEADLINE_EXCEEDED => ErrorKind::DeadlineExceeded,
+        Code::CANCELLED | Code::ABORTED => ErrorKind::Cancelled,
+        _ => ErrorKind::Internal,
+    }
+}
+
+impl Classified for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused { kind, .. } => *kind,
+            Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
+            Self::Disconnected { .. } => ErrorKind::Unavailable,
+            Self::Io { source, .. } => pouch_types::error::io_kind(source),
+            Self::Codec(_) => ErrorKind::Internal,
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! One shim process: started or found again, watched, removed.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind as Io};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio as Redirect;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pouch_protocol::task_ttrpc_v2::TaskClient;
+use pouch_protocol::types::Status;
+use pouch_protocol::{MessageField, options, task as proto, to_jiff};
+use pouch_types::ContainerId;
+use pouch_types::spec::LogDriver;
+use rustix::process::{Pid, PidfdFlags, Signal as RawSignal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+
+use super::Shared;
+use super::task::LocalTask;
+use crate::{
+    CgroupDriver, Container, CreateRequest, Error, Event, ExitStatus, Loaded, LoadedTask, LogMode,
+    Result, Stdin, Stdio, Task, Terminal,
+};
+
+/// Making a container includes mounts and a runtime; a loaded disk may take its time.
+const CREATE: Duration = Duration::from_secs(60);
+/// Answers that need no work.
+const QUICK: Duration = Duration::from_secs(10);
+/// A shim that is loaded at boot must not delay the others for long.
+const LOAD: Duration = Duration::from_secs(2);
+
+/// URI that asks the shim to hold a stream itself.
+const HELD: &str = "pouch-io:";
+
+/// Identity of a shim process, so that its pid is never trusted alone.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Identity {
+    pid: u32,
+    /// Field 22 of /proc/pid/stat, clock ticks since boot.
+    start_time: u64,
+}
+
+/// A shim and its bundle.
+pub(crate) struct Shim {
+    shared: Arc<Shared>,
+    id: ContainerId,
+    bundle: PathBuf,
+    request: Option<CreateRequest>,
+    /// `None` when it was found dead.
+    client: Option<TaskClient>,
+    identity: Mutex<Option<Identity>>,
+    /// Set before an end that we caused, so that it is not reported as a loss.
+    expected_end: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Shim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shim").field("id", &self.id).field("identity", &self.identity).finish()
+    }
+}
+
+/// Makes a directory that only root can enter, or tightens it.
+pub(crate) fn create_private_dir(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create", path))
+}
+
+impl Shim {
+    pub(crate) async fn spawn(shared: Arc<Shared>, request: CreateRequest) -> Result<Self> {
+        let id = request.id.clone();
+        let bundle = shared.tasks().join(id.as_str());
+        let spawned = Self::prepare(&shared, &id, &bundle, &request);
+        let (identity, stream) = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                let _ = std::fs::remove_dir_all(&bundle);
+                return Err(error);
+            }
+        };
+        let expected_end = Arc::new(AtomicBool::new(false));
+        let shim = Self {
+            client: Some(client(stream)?),
+            shared,
+            id,
+            bundle,
+            request: Some(request),
+            identity: Mutex::new(Some(identity)),
+            expected_end,
+        };
+        shim.watch(identity);
+        Ok(shim)
+    }
+
+    /// Writes the bundle, starts the process and connects to it.
+    fn prepare(
+        shared: &Shared,
+        id: &ContainerId,
+        bundle: &Path,
+        request: &CreateRequest,
+    ) -> Result<(Identity, std::os::unix::net::UnixStream)> {
+        DirBuilder::new().mode(0o700).create(bundle).map_err(Error::io("create", bundle))?;
+        let config = bundle.join("config.json");
+        std::fs::write(&config, &request.spec).map_err(Error::io("write", &config))?;
+        let socket = bundle.join("s.sock");
+        let listener = StdUnixListener::bind(&socket).map_err(Error::io("bind", &socket))?;
+        let log = bundle.join("shim.log");
+        let stderr = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&log)
+            .map_err(Error::io("open", &log))?;
+        // The child is reaped by tokio when it ends; until then it is nobody's business.
+        let child = tokio::process::Command::new(&shared.config.shim)
+            .arg("-namespace")
+            .arg(&shared.config.namespace)
+            .arg("-id")
+            .arg(id.as_str())
+            .arg("-address")
+            .arg(shared.events_socket())
+            .arg("-bundle")
+            .arg(bundle)
+            .arg("serve")
+            .stdin(Redirect::from(std::os::fd::OwnedFd::from(listener)))
+            .stdout(Redirect::null())
+            .stderr(Redirect::from(stderr))
+            .current_dir(bundle)
+            .process_group(0)
+            .spawn()
+            .map_err(Error::io("start the shim", &shared.config.shim))?;
+        let pid = child.id().unwrap_or_default();
+        let start_time = start_time(pid).map_err(Error::io("read the start time of", bundle))?;
+        let identity = Identity { pid, start_time };
+        let record = bundle.join("shim.json");
+        let text = serde_json::to_vec(&identity).map_err(|e| Error::Codec(e.to_string()))?;
+        std::fs::write(&record, text).map_err(Error::io("write", &record))?;
+        let stream = std::os::unix::net::UnixStream::connect(&socket)
+            .map_err(Error::io("connect to", &socket))?;
+        Ok((identity, stream))
+    }
+
+    /// Finds a shim of an earlier daemon, or what it left.
+    pub(crate) async fn load(shared: Arc<Shared>, id: ContainerId) -> Loaded {
+        let bundle = shared.tasks().join(id.as_str());
+        let identity: Option<Identity> = File::open(bundle.join("shim.json"))
+            .ok()
+            .and_then(|file| serde_json::from_reader(file).ok())
+            .filter(|identity: &Identity| {
+                start_time(identity.pid).is_ok_and(|now| now == identity.start_time)
+            });
+        let connected = match identity {
+            Some(_) => std::os::unix::net::UnixStream::connect(bundle.join("s.sock"))
+                .map_err(Error::io("connect to", &bundle))
+                .and_then(client)
+                .ok(),
+            None => None,
+        };
+        let shim = Arc::new(Self {
+            shared,
+            id,
+            bundle,
+            request: None,
+            client: connected,
+            identity: Mutex::new(identity),
+            expected_end: Arc::new(AtomicBool::new(false)),
+        });
+        let task = shim.load_task().await;
+        if let (Some(identity), false) = (identity, matches!(task, LoadedTask::Orphaned)) {
+            shim.watch(identity);
+        }
+        Loaded { container: shim, task }
+    }
+
+    async fn load_task(&self) -> LoadedTask {
+        let Some(client) = &self.client else { return LoadedTask::Orphaned };
+        let request = proto::StateRequest { id: self.id.to_string(), ..Default::default() };
+        let context = ttrpc::context::with_duration(LOAD);
+        let state = match tokio::time::timeout(LOAD, client.state(context, &request)).await {
+            Ok(Ok(state)) => state,
+            // It answers and knows no task: it never got as far as Create.
+            Ok(Err(ttrpc::Error::RpcStatus(_))) => return LoadedTask::Orphaned,
+            Ok(Err(_)) | Err(_) => {
+                return LoadedTask::Silent(Arc::new(self.task(client.clone(), 0)));
+            }
+        };
+        let task = Arc::new(self.task(client.clone(), state.pid));
+        match state.status.enum_value_or_default() {
+            Status::RUNNING => LoadedTask::Running(task),
+            Status::PAUSED | Status::PAUSING => LoadedTask::Paused(task),
+            Status::CREATED => LoadedTask::Created(task),
+            Status::STOPPED => {
+                let at = state.exited_at.as_ref().and_then(to_jiff);
+                let status = ExitStatus {
+                    code: i32::try_from(state.exit_status).unwrap_or(255),
+                    at: at.unwrap_or_else(jiff::Timestamp::now),
+                    oom_killed: false,
+                };
+                LoadedTask::Stopped(task, status)
+            }
+            Status::UNKNOWN => LoadedTask::Silent(task),
+        }
+    }
+
+    fn task(&self, client: TaskClient, pid: u32) -> LocalTask {
+        LocalTask::new(client, self.id.clone(), self.bundle.join("io.sock"), pid)
+    }
+
+    /// Reports the shim's end unless it was expected.
+    fn watch(&self, identity: Identity) {
+        let (id, events) = (self.id.clone(), self.shared.events.clone());
+        let expected = Arc::clone(&self.expected_end);
+        tokio::spawn(async move {
+            if let Err(error) = wait_gone(identity).await {
+                tracing::warn!(container.id = %id, %error, "cannot watch the shim");
+                return;
+            }
+            if !expected.load(Ordering::Acquire) {
+                let _ = events.send(Event::Lost { container: id }).await;
+            }
+        });
+    }
+
+    fn options(&self, request: &CreateRequest, stdio: Stdio) -> Result<pouch_protocol::Any> {
+        let path = |p: &Path| p.to_string_lossy().into_owned();
+        let log = request.log.as_ref().map(|log| {
+            let (non_blocking, buffer_size) = match log.mode {
+                LogMode::Blocking => (false, 0),
+                LogMode::NonBlocking(bytes) => (true, bytes),
+            };
+            options::LogOptions {
+                driver: log.driver.as_str().to_owned(),
+                path: path(&log.path),
+                max_size: log.max_size,
+                max_files: log.max_files,
+                non_blocking,
+                buffer_size,
+                extra: log.attributes.iter().cloned().collect(),
+                ..Default::default()
+            }
+        });
+        let none = || options::LogOptions {
+            driver: LogDriver::None.as_str().to_owned(),
+            ..Default::default()
+        };
+        let message = options::Options {
+            runtime_binary: request.runtime.binary.as_deref().map(path).unwrap_or_default(),
+            runtime_root: path(&request.runtime.root),
+            systemd_cgroup: request.runtime.cgroup_driver == CgroupDriver::Systemd,
+            log: MessageField::some(log.unwrap_or_else(none)),
+            exit_file: path(&request.exit_file),
+            generation: request.generation,
+            io_socket: path(&self.bundle.join("io.sock")),
+            stdin_once: stdio.stdin == Stdin::Once,
+            runtime_args: request.runtime.args.clone(),
+            ..Default::default()
+        };
+        pouch_protocol::any(options::OPTIONS_TYPE, &message)
+            .map_err(|e| Error::Codec(e.to_string()))
+    }
+
+    /// Ends the shim process, whatever it does, and waits until it is gone.
+    async fn end(&self) -> Result<()> {
+        self.expected_end.store(true, Ordering::Release);
+        let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(identity) = identity else { return Ok(()) };
+        if let Some(client) = &self.client {
+            let request =
+                proto::ShutdownRequest { id: self.id.to_string(), now: true, ..Default::default() };
+            let context = ttrpc::context::with_duration(QUICK);
+            // It may end before it answers.
+            let _ = tokio::time::timeout(LOAD, client.shutdown(context, &request)).await;
+            if tokio::time::timeout(LOAD, wait_gone(identity)).await.is_ok() {
+                return Ok(());
+            }
+        }
+        tracing::warn!(container.id = %self.id, pid = identity.pid, "killing a shim that hangs");
+        if let Some(pidfd) = open(identity).map_err(Error::io("open the shim of", &self.bundle))? {
+            match pidfd_send_signal(&pidfd, RawSignal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(e) => return Err(Error::io("kill the shim of", &self.bundle)(e.into())),
+            }
+        }
+        tokio::time::timeout(QUICK, wait_gone(identity))
+            .await
+            .map_err(|_| Error::Deadline {
+                stage: "end of the killed shim",
+                container: self.id.to_string(),
+                after: QUICK,
+            })?
+            .map_err(Error::io("wait for the shim of", &self.bundle))
+    }
+
+    /// Runs the shim's own clean-up of a dead predecessor: kills what is left of the container.
+    async fn clean_up_dead(&self) -> Result<()> {
+        let run = tokio::process::Command::new(&self.shared.config.shim)
+            .arg("-namespace")
+            .arg(&self.shared.config.namespace)
+            .arg("-id")
+            .arg(self.id.as_str())
+            .arg("-address")
+            .arg(self.shared.events_socket())
+            .arg("-bundle")
+            .arg(&self.bundle)
+            .arg("delete")
+            .current_dir(&self.bundle)
+            .stdin(Redirect::null())
+            .stdout(Redirect::null())
+            .stderr(Redirect::piped())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(CREATE, run)
+            .await
+            .map_err(|_| Error::Deadline {
+                stage: "clean-up by the shim",
+                container: self.id.to_string(),
+                after: CREATE,
+            })?
+            .map_err(Error::io("run", &self.shared.config.shim))?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said: String = said.trim().chars().take(1000).collect();
+            Err(Error::Codec(format!("the shim's clean-up failed: {said}")))
+        }
+    }
+}
+
+#[async_trait]
+impl Container for Shim {
+    fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    async fn new_task(&self, stdio: Stdio) -> Result<Arc<dyn Task>> {
+        let (Some(client), Some(create)) = (&self.client, &self.request) else {
+            return Err(Error::Codec("a loaded container is not started again".to_owned()));
+        };
+        let rootfs = create.rootfs.iter().map(|mount| pouch_protocol::types::Mount {
+            type_: mount.kind.clone(),
+            source: mount.source.clone(),
+            options: mount.options.clone(),
+            ..Default::default()
+        });
+        let held = || HELD.to_owned();
+        let request = proto::CreateTaskRequest {
+            id: self.id.to_string(),
+            bundle: self.bundle.to_string_lossy().into_owned(),
+            rootfs: rootfs.collect(),
+            terminal: stdio.terminal == Terminal::Yes,
+            stdin: if stdio.stdin == Stdin::Null { String::new() } else { held() },
+            stdout: held(),
+            stderr: if stdio.terminal == Terminal::Yes { String::new() } else { held() },
+            options: MessageField::some(self.options(create, stdio)?),
+            ..Default::default()
+        };
+        let context = ttrpc::context::with_duration(CREATE);
+        let answer = tokio::time::timeout(CREATE, client.create(context, &request))
+            .await
+            .map_err(|_| Error::Deadline {
+                stage: "create in the shim",
+                container: self.id.to_string(),
+                after: CREATE,
+            })?
+            .map_err(|e| Error::rpc("create", self.id.as_str(), e))?;
+        Ok(Arc::new(self.task(client.clone(), answer.pid)))
+    }
+
+    async fn delete(&self) -> Result<()> {
+        if !self.bundle.exists() {
+            return Ok(());
+        }
+        let orderly = match &self.client {
+            Some(client) => {
+                let request =
+                    proto::DeleteRequest { id: self.id.to_string(), ..Default::default() };
+                let context = ttrpc::context::with_duration(QUICK);
+                match tokio::time::timeout(QUICK, client.delete(context, &request)).await {
+                    Ok(Ok(_)) => true,
+                    Ok(Err(ttrpc::Error::RpcStatus(status))) => {
+                        status.code() == ttrpc::Code::NOT_FOUND && self.request.is_some()
+                    }
+                    Ok(Err(_)) | Err(_) => false,
+                }
+            }
+            None => false,
+        };
+        self.end().await?;
+        if !orderly {
+            self.clean_up_dead().await?;
+        }
+        match std::fs::remove_dir_all(&self.bundle) {
+            Err(e) if e.kind() != Io::NotFound => Err(Error::io("remove", &self.bundle)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn client(stream: std::os::unix::net::UnixStream) -> Result<TaskClient> {
+    let wrap = |e| Error::io("use the socket of", "the shim")(e);
+    stream.set_nonblocking(true).map_err(wrap)?;
+    let stream = UnixStream::from_std(stream).map_err(wrap)?;
+    let socket = ttrpc::r#async::transport::Socket::new(stream);
+    Ok(TaskClient::new(ttrpc::r#async::Client::new(socket)))
+}
+
+/// Field 22 of /proc/pid/stat: clock ticks after boot at which the process started.
+fn start_time(pid: u32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the name in parentheses and may contain anything.
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| io::Error::new(Io::InvalidData, "malformed /proc/pid/stat"))
+}
+
+/// A pidfd of the process, or `None` when it is gone or another has its pid.
+fn open(identity: Identity) -> io::Result<Option<std::os::fd::OwnedFd>> {
+    let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else {
+        return Ok(None);
+    };
+    let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        Ok(pidfd) => pidfd,
+        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    // Compared after the open: from here on the pidfd cannot come to mean another process.
+    Ok(start_time(identity.pid).is_ok_and(|now| now == identity.start_time).then_some(pidfd))
+}
+
+async fn wait_gone(identity: Identity) -> io::Result<()> {
+    let Some(pidfd) = open(identity)? else { return Ok(()) };
+    #[expect(deprecated, reason = "the successor is unsafe; an OwnedFd keeps its promise")]
+    let watched = AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)?;
+    // A pidfd becomes readable once, when the process has ended.
+    watched.readable().await.map(drop)
+}
