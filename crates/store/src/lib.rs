@@ -8,6 +8,9 @@
 //! The store knows no table: each crate that keeps rows exports a [`Schema`], a list of migrations
 //! that is only ever appended to.
 //!
+//! A reserve file beside the database is given up when the disk is nearly full, so that stopping
+//! and removing still work then.
+//!
 //! A damaged database is moved aside (`<path>.corrupt-<seconds>`) and a fresh one opened; the
 //! engine then rebuilds what it can from the records beside the containers. A newer schema than
 //! this build knows is refused, never altered.
@@ -15,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod open;
+mod reserve;
 mod writer;
 
 use std::path::PathBuf;
@@ -102,6 +106,20 @@ pub struct Store {
     reader: Arc<std::sync::Mutex<Connection>>,
 }
 
+/// A submitted write.
+#[derive(Debug)]
+pub struct Commit<T, E>(oneshot::Receiver<Result<T, E>>);
+
+impl<T, E: From<StoreError>> Commit<T, E> {
+    /// Waits until the write is durable, or failed.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn wait(self) -> Result<T, E> {
+        self.0.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
 /// An opened store.
 #[derive(Debug)]
 pub struct Opened {
@@ -119,7 +137,7 @@ impl Store {
     pub fn open(path: &std::path::Path, schemas: &[Schema]) -> Result<Opened, OpenError> {
         let (writing, reading, quarantined) = open::open(path, schemas)?;
         let (sender, receiver) = mpsc::channel(writer::QUEUE);
-        writer::spawn(writing, receiver)?;
+        writer::spawn(writing, receiver, reserve::Reserve::beside(path))?;
         let store = Self { writer: sender, reader: Arc::new(std::sync::Mutex::new(reading)) };
         Ok(Opened { store, quarantined })
     }
@@ -137,10 +155,24 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        self.submit(f).await?.wait().await
+    }
+
+    /// Puts `f` into the queue and returns the wait for its commit: what one caller submits is
+    /// committed in that order, whether or not it waits in between.
+    ///
+    /// # Errors
+    /// When the store is closed.
+    pub async fn submit<T, E, F>(&self, f: F) -> Result<Commit<T, E>, StoreError>
+    where
+        F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let request = writer::Request::new(f, reply);
         self.writer.send(request).await.map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        Ok(Commit(answer))
     }
 
     /// As [`Store::write`], from a thread that is not async's.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::StoreError;
+use crate::reserve::Reserve;
 
 /// Requests that may wait; a sender beyond them waits in turn.
 pub(crate) const QUEUE: usize = 256;
@@ -49,15 +50,19 @@ impl Request {
     }
 }
 
-pub(crate) fn spawn(mut connection: Connection, queue: mpsc::Receiver<Request>) -> io::Result<()> {
+pub(crate) fn spawn(
+    mut connection: Connection,
+    queue: mpsc::Receiver<Request>,
+    reserve: Reserve,
+) -> io::Result<()> {
     std::thread::Builder::new()
         .name("store".into())
         .stack_size(512 * 1024)
-        .spawn(move || run(&mut connection, queue))
+        .spawn(move || run(&mut connection, queue, reserve))
         .map(drop)
 }
 
-fn run(connection: &mut Connection, mut queue: mpsc::Receiver<Request>) {
+fn run(connection: &mut Connection, mut queue: mpsc::Receiver<Request>, mut reserve: Reserve) {
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH {
@@ -66,6 +71,7 @@ fn run(connection: &mut Connection, mut queue: mpsc::Receiver<Request>) {
                 Err(_) => break,
             }
         }
+        reserve.adjust();
         commit(connection, batch);
     }
 }
