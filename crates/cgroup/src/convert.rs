@@ -11,12 +11,10 @@ pub fn shares_to_weight(shares: u64) -> u64 {
         0 => 0,
         1..=2 => 1,
         3..262_144 => {
-            #[expect(clippy::cast_precision_loss, reason = "below 2^18")]
             let log = (shares as f64).log2();
             let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
             #[expect(
                 clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
                 reason = "the curve lies within 1..=10000 here"
             )]
             let weight = 10_f64.powf(exponent).ceil() as u64;

@@ -17,7 +17,6 @@ pub struct Warning {
 
 /// What the controllers of this machine can limit; `/info` shows most of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, one field of /info each")]
 pub struct Support {
     /// `memory`.
     pub memory: bool,
