@@ -1,0 +1,266 @@
+//! Layers: applying, listing, removing.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use pouch_store::{Schema, Store, StoreError};
+use pouch_types::Digest;
+use rusqlite::Connection;
+use tokio::io::AsyncRead;
+
+use crate::error::{Result, SnapshotError};
+use crate::layout::{Snapshotter, blocking, random_name};
+
+/// The table of layers.
+pub const SCHEMA: Schema = Schema {
+    owner: "snapshot",
+    migrations: &["CREATE TABLE snapshot_layers (
+        number INTEGER PRIMARY KEY,
+        diff_id TEXT NOT NULL UNIQUE,
+        size INTEGER NOT NULL,
+        entries INTEGER NOT NULL,
+        opaque_root INTEGER NOT NULL
+    ) STRICT"],
+};
+
+/// A layer on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerInfo {
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Bytes of the files in it.
+    pub size: u64,
+    /// Entries of its tar.
+    pub entries: u64,
+    /// Name of its directory.
+    pub(crate) number: i64,
+    /// It hides everything below it.
+    pub(crate) opaque_root: bool,
+}
+
+/// Reads all rows.
+pub(crate) async fn load(store: &Store) -> Result<Vec<LayerInfo>> {
+    store.read(rows).await
+}
+
+fn rows(connection: &Connection) -> Result<Vec<LayerInfo>> {
+    let mut select = connection
+        .prepare("SELECT number, diff_id, size, entries, opaque_root FROM snapshot_layers")?;
+    let mut found = select.query([])?;
+    let mut layers = Vec::new();
+    while let Some(row) = found.next()? {
+        let text: String = row.get(1)?;
+        // A damaged row is a layer that is not there: it is fetched again.
+        let Ok(diff_id) = text.parse::<Digest>() else { continue };
+        layers.push(LayerInfo {
+            number: row.get(0)?,
+            diff_id,
+            size: row.get::<_, i64>(2)?.unsigned_abs(),
+            entries: row.get::<_, i64>(3)?.unsigned_abs(),
+            opaque_root: row.get(4)?,
+        });
+    }
+    Ok(layers)
+}
+
+impl Snapshotter {
+    /// Whether the layer is complete on disk.
+    #[must_use]
+    pub fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.inner.index().layers.contains_key(diff_id)
+    }
+
+    /// The layer, if it is complete on disk.
+    #[must_use]
+    pub fn layer(&self, diff_id: &Digest) -> Option<LayerInfo> {
+        self.inner.index().layers.get(diff_id).cloned()
+    }
+
+    /// Bytes of the files in the layer.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoLayer`].
+    pub fn layer_size(&self, diff_id: &Digest) -> Result<u64> {
+        self.layer(diff_id).map(|layer| layer.size).ok_or(SnapshotError::NoLayer(*diff_id))
+    }
+
+    /// All layers, in no order.
+    #[must_use]
+    pub fn layers(&self) -> Vec<LayerInfo> {
+        self.inner.index().layers.values().cloned().collect()
+    }
+
+    /// Unpacks `blob` (compressed or not) as the layer `diff_id`; an existing layer is returned
+    /// without reading it. Of several calls for the same layer one works and the others wait.
+    ///
+    /// `digest` is what the blob itself must hash to, `None` when the caller verified it. Dropping
+    /// the future stops the work and leaves nothing.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Mismatch`], [`SnapshotError::Unpack`] for a bad archive, I/O and store
+    /// errors; failures of reading `blob` are [`SnapshotError::Io`].
+    pub async fn apply_layer(
+        &self,
+        blob: impl AsyncRead + Unpin + Send,
+        diff_id: Digest,
+        digest: Option<Digest>,
+    ) -> Result<LayerInfo> {
+        let turn = self.turn(diff_id);
+        let _mine = turn.lock().await;
+        if let Some(known) = self.layer(&diff_id) {
+            return Ok(known);
+        }
+        let staging = Staging::make(self).await?;
+        let directory = self.inner.config.root.join("s").join(&staging.name);
+        let report = self.inner.unpacker.layer(&directory, blob).await?;
+        if report.diff_id != diff_id.to_string() {
+            return Err(SnapshotError::Mismatch {
+                what: "diff id",
+                want: diff_id,
+                got: report.diff_id,
+            });
+        }
+        if let Some(want) = digest.filter(|want| want.to_string() != report.digest) {
+            return Err(SnapshotError::Mismatch { what: "digest", want, got: report.digest });
+        }
+        let number = {
+            let mut index = self.inner.index();
+            index.next_layer += 1;
+            index.next_layer - 1
+        };
+        let layer = LayerInfo {
+            diff_id,
+            size: report.size,
+            entries: report.entries,
+            number,
+            opaque_root: report.opaque_root,
+        };
+        // From here on a dropped caller must not leave half: the rest runs to its end.
+        let (this, row) = (self.clone(), layer.clone());
+        let commit = tokio::spawn(async move { this.commit_layer(staging, row).await });
+        commit.await.map_err(|_| SnapshotError::Cancelled)??;
+        Ok(layer)
+    }
+
+    /// The lock of one layer. Entries of layers that nobody waits for any more are dropped.
+    fn turn(&self, diff_id: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut applying =
+            self.inner.applying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        applying.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(applying.entry(diff_id).or_default())
+    }
+
+    async fn commit_layer(&self, mut staging: Staging, layer: LayerInfo) -> Result<()> {
+        let this = self.clone();
+        let (name, number) = (staging.name.clone(), layer.number);
+        blocking(move || {
+            let root = &this.inner.root;
+            let (from, to) = (root.resolve("s")?, root.resolve("l")?);
+            // The row must never promise files that a power cut can still take.
+            sync(root)?;
+            Ok(from.rename_noreplace(&name, &to, number.to_string())?)
+        })
+        .await?;
+        staging.done();
+        let row = layer.clone();
+        let insert = self.inner.store.write(move |tx| {
+            // A row whose directory was lost makes way.
+            tx.execute("DELETE FROM snapshot_layers WHERE diff_id = ?1", [row.diff_id.to_string()])
+                .map_err(StoreError::from)?;
+            tx.execute(
+                "INSERT INTO snapshot_layers VALUES (?1, ?2, ?3, ?4, ?5)",
+                (
+                    row.number,
+                    row.diff_id.to_string(),
+                    i64::try_from(row.size).unwrap_or(i64::MAX),
+                    i64::try_from(row.entries).unwrap_or(i64::MAX),
+                    row.opaque_root,
+                ),
+            )
+            .map_err(StoreError::from)?;
+            Ok::<_, SnapshotError>(())
+        });
+        if let Err(error) = insert.await {
+            self.throw_away("l", &number.to_string())?;
+            return Err(error);
+        }
+        self.inner.index().layers.insert(layer.diff_id, layer);
+        Ok(())
+    }
+
+    /// Removes a layer; one that is not there is no error.
+    ///
+    /// # Errors
+    /// [`SnapshotError::LayerInUse`] while containers stand on it; store and I/O errors.
+    pub async fn remove_layer(&self, diff_id: &Digest) -> Result<()> {
+        let turn = self.turn(*diff_id);
+        let _mine = turn.lock().await;
+        let layer = {
+            let mut index = self.inner.index();
+            let users = index.users(diff_id);
+            if users > 0 {
+                return Err(SnapshotError::LayerInUse { layer: *diff_id, users });
+            }
+            // Out of the index first: no container can take it up any more.
+            index.layers.remove(diff_id)
+        };
+        let Some(layer) = layer else { return Ok(()) };
+        let number = layer.number;
+        let delete = self.inner.store.write(move |tx| {
+            tx.execute("DELETE FROM snapshot_layers WHERE number = ?1", [number])?;
+            Ok::<_, SnapshotError>(())
+        });
+        if let Err(error) = delete.await {
+            self.inner.index().layers.insert(layer.diff_id, layer);
+            return Err(error);
+        }
+        let this = self.clone();
+        blocking(move || this.throw_away("l", &number.to_string())).await
+    }
+}
+
+fn sync(root: &pouch_rootfd::RootFd) -> Result<()> {
+    // syncfs(2) does not take an O_PATH descriptor.
+    let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let real = rustix::fs::openat(root.as_fd(), ".", flags, rustix::fs::Mode::empty())
+        .map_err(|e| SnapshotError::io("open", "/", e))?;
+    rustix::fs::syncfs(&real).map_err(|e| SnapshotError::io("syncfs", "/", e))
+}
+
+/// A directory below `s` that is thrown away unless it was taken.
+#[derive(Debug)]
+struct Staging {
+    name: String,
+    owner: Option<Snapshotter>,
+}
+
+impl Staging {
+    async fn make(snapshotter: &Snapshotter) -> Result<Self> {
+        let this = snapshotter.clone();
+        let name = blocking(move || {
+            let name = random_name()?;
+            let staging = this.inner.root.resolve("s")?;
+            staging.create_dir(&name, 0o755)?;
+            // The top of a layer has this mode unless the layer says otherwise, whatever our umask.
+            staging.pin_dir(&name)?.chmod(0o755)?;
+            Ok(name)
+        })
+        .await?;
+        Ok(Self { name, owner: Some(snapshotter.clone()) })
+    }
+
+    fn done(&mut self) {
+        self.owner = None;
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // One rename; the deletion itself happens elsewhere.
+        if let Some(owner) = self.owner.take()
+            && let Err(error) = owner.throw_away("s", &self.name)
+        {
+            tracing::warn!(error = %pouch_types::error::chain(&error), "discard staged layer");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Overlay mounts: as a description for shims, and as a mount that is attached nowhere.
+
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use pouch_rootfd::RootFd;
+use pouch_types::ContainerId;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen,
+};
+
+use crate::error::{Result, SnapshotError};
+use crate::layout::{SnapshotConfig, discard, random_name};
+
+/// The kernel copies one page of options, with a NUL at its end.
+const MAX_OPTIONS: usize = 4095;
+
+/// One mount as containerd's `types.Mount` describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountEntry {
+    /// File system type, or `bind`.
+    pub kind: String,
+    /// Source; `overlay` for overlay.
+    pub source: String,
+    /// Options, each `key` or `key=value`.
+    pub options: Vec<String>,
+}
+
+/// The directories of one container root.
+#[derive(Debug, Clone)]
+pub(crate) struct Stack {
+    /// Numbers of the layers, top first.
+    pub(crate) lower: Vec<i64>,
+    pub(crate) container: ContainerId,
+}
+
+impl Stack {
+    fn lower_paths(&self, config: &SnapshotConfig) -> impl Iterator<Item = PathBuf> {
+        let base = config.state.join("l");
+        self.lower.iter().map(move |number| base.join(number.to_string()))
+    }
+
+    fn own(&self, config: &SnapshotConfig, name: &str) -> PathBuf {
+        config.root.join("c").join(self.container.as_str()).join(name)
+    }
+}
+
+/// What the running kernel's overlay can do.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    /// Features that a distribution may have on by default and that would make the upper
+    /// directory mean something only together with this machine's other state.
+    off: Vec<&'static str>,
+    /// `fsconfig` takes layers one by one (Linux 6.7), so no page limits them.
+    lower_by_lower: bool,
+}
+
+impl Overlay {
+    /// Tries a mount below `root`.
+    pub(crate) fn probe(root: &RootFd, config: &SnapshotConfig) -> Result<Self> {
+        let fail = |source| SnapshotError::Overlay { path: config.root.clone(), source };
+        let name = random_name()?;
+        for part in ["a", "b", "upper", "work"] {
+            root.create_dir_all(format!("s/{name}/{part}"), 0o700)?;
+        }
+        let base = config.root.join("s").join(&name);
+        let lower = [base.join("a"), base.join("b")];
+        let (upper, work) = (base.join("upper"), base.join("work"));
+        let own = Some((upper.as_path(), work.as_path()));
+        let mut overlay = Self { off: Vec::new(), lower_by_lower: true };
+        let mut mounted = overlay.mount_new(&lower, own);
+        if mounted.is_err() {
+            overlay.lower_by_lower = false;
+            mounted = overlay.mount_old(config, &lower, own);
+        }
+        let mounted = mounted.map(drop);
+        discard(&root.resolve("s")?, name.as_ref(), &root.resolve("t")?)?;
+        mounted.map_err(fail)?;
+        // The module is loaded now, so its parameters can be seen.
+        for (parameter, option) in [
+            ("index", "index=off"),
+            ("metacopy", "metacopy=off"),
+            ("redirect_dir", "redirect_dir=off"),
+        ] {
+            let path = format!("/sys/module/overlay/parameters/{parameter}");
+            if rustix::fs::access(path.as_str(), rustix::fs::Access::EXISTS).is_ok() {
+                overlay.off.push(option);
+            }
+        }
+        Ok(overlay)
+    }
+
+    /// The mount of `stack` for a shim.
+    pub(crate) fn entry(&self, config: &SnapshotConfig, stack: &Stack) -> Result<MountEntry> {
+        if stack.lower.is_empty() {
+            // Overlay needs a lower directory; an image without layers is just its upper one.
+            return Ok(MountEntry {
+                kind: "bind".into(),
+                source: stack.own(config, "fs").display().to_string(),
+                options: vec!["rbind".into(), "rw".into()],
+            });
+        }
+        let lower: Vec<_> = stack.lower_paths(config).collect();
+        let (upper, work) = (stack.own(config, "fs"), stack.own(config, "work"));
+        let options = self.options(&lower, Some((&upper, &work)));
+        check_length(&options, lower.len())?;
+        Ok(MountEntry { kind: "overlay".into(), source: "overlay".into(), options })
+    }
+
+    fn options(&self, lower: &[PathBuf], own: Option<(&Path, &Path)>) -> Vec<String> {
+        let mut list = String::from("lowerdir=");
+        for (n, path) in lower.iter().enumerate() {
+            let colon = if n == 0 { "" } else { ":" };
+            // Writing to a string does not fail.
+            let _ = write!(list, "{colon}{}", path.display());
+        }
+        let mut options = vec![list];
+        if let Some((upper, work)) = own {
+            options.push(format!("upperdir={}", upper.display()));
+            options.push(format!("workdir={}", work.display()));
+        }
+        options.extend(self.off.iter().map(|option| (*option).to_owned()));
+        options
+    }
+
+    /// Mounts `stack` attached nowhere.
+    pub(crate) fn mount(&self, config: &SnapshotConfig, stack: &Stack) -> Result<RootFd> {
+        if stack.lower.is_empty() {
+            return Ok(RootFd::open(stack.own(config, "fs"))?);
+        }
+        let lower: Vec<_> = stack.lower_paths(config).collect();
+        let (upper, work) = (stack.own(config, "fs"), stack.own(config, "work"));
+        self.mount_directories(config, &lower, Some((&upper, &work)))
+    }
+
+    fn mount_directories(
+        &self,
+        config: &SnapshotConfig,
+        lower: &[PathBuf],
+        own: Option<(&Path, &Path)>,
+    ) -> Result<RootFd> {
+        let fail = |source| SnapshotError::Overlay { path: config.root.clone(), source };
+        let fd = if self.lower_by_lower {
+            self.mount_new(lower, own).map_err(fail)?
+        } else {
+            check_length(&self.options(lower, own), lower.len())?;
+            self.mount_old(config, lower, own).map_err(fail)?
+        };
+        Ok(RootFd::from_fd(fd)?)
+    }
+
+    /// By the mount API of Linux 5.2 with the overlay keys of 6.7: never attached at all.
+    fn mount_new(&self, lower: &[PathBuf], own: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
+        let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for path in lower {
+            fsconfig_set_string(&fs, "lowerdir+", path)?;
+        }
+        if let Some((upper, work)) = own {
+            fsconfig_set_string(&fs, "upperdir", upper)?;
+            fsconfig_set_string(&fs, "workdir", work)?;
+        }
+        for option in &self.off {
+            if let Some((key, value)) = option.split_once('=') {
+                fsconfig_set_string(&fs, key, value)?;
+            }
+        }
+        fsconfig_create(&fs)?;
+        let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+    }
+
+    /// By `mount(2)` on a directory of ours, and off again as soon as it is open.
+    fn mount_old(
+        &self,
+        config: &SnapshotConfig,
+        lower: &[PathBuf],
+        own: Option<(&Path, &Path)>,
+    ) -> io::Result<OwnedFd> {
+        let name = random_name().map_err(io::Error::other)?;
+        let target = config.state.join(format!("m-{name}"));
+        rustix::fs::mkdirat(CWD, &target, Mode::from_raw_mode(0o700))?;
+        let options = self.options(lower, own).join(",");
+        let options = std::ffi::CString::new(options)?;
+        let flags = MountFlags::NODEV | MountFlags::NOSUID;
+        let mounted = rustix::mount::mount("overlay", &target, "overlay", flags, &*options);
+        let opened = mounted.and_then(|()| {
+            let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(CWD, &target, open, Mode::empty());
+            rustix::mount::unmount(&target, UnmountFlags::DETACH).and(opened)
+        });
+        let removed = rustix::fs::unlinkat(CWD, &target, rustix::fs::AtFlags::REMOVEDIR);
+        match (opened, removed) {
+            // Another mount namespace may still show the mount for a moment.
+            (opened, Err(Errno::BUSY)) => Ok(opened?),
+            (opened, removed) => Ok(opened.and_then(|fd| removed.map(|()| fd))?),
+        }
+    }
+}
+
+/// The layers of `stack` without what the container changed.
+pub(crate) fn lower_view(
+    overlay: &Overlay,
+    config: &SnapshotConfig,
+    stack: &Stack,
+) -> Result<Option<RootFd>> {
+    let lower: Vec<_> = stack.lower_paths(config).collect();
+    match lower.as_slice() {
+        [] => Ok(None),
+        // Overlay does not mount one lower directory alone. Its own whiteouts show, and readers
+        // take them for absent files.
+        [only] => Ok(Some(RootFd::open(only)?)),
+        several => overlay.mount_directories(config, several, None).map(Some),
+    }
+}
+
+fn check_length(options: &[String], layers: usize) -> Result<()> {
+    let length: usize = options.iter().map(|option| option.len() + 1).sum();
+    if length <= MAX_OPTIONS {
+        return Ok(());
+    }
+    let lower = options.first().map_or(0, String::len);
+    let per_layer = (lower / layers.max(1)).max(1);
+    let most = (MAX_OPTIONS - (length - lower)) / per_layer;
+    Err(SnapshotError::TooManyLayers { layers, most })
+}
