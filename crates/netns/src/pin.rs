@@ -39,7 +39,7 @@ fn touch(path: &Path) -> Result<(), NetnsError> {
     let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let made = match create() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let directory = path.parent().unwrap_or(Path::new("/"));
+            let directory = path.parent().unwrap_or_else(|| Path::new("/"));
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)

@@ -1,5 +1,7 @@
 //! Namespaces on a real kernel; needs root.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::Path;
 use std::time::Instant;

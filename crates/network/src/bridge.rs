@@ -307,24 +307,37 @@ impl BridgeDriver {
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(peer)]),
         ]);
         up(&mut link);
-        rtnl.change(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
-            .map_err(NetworkError::link("make", near))?;
-        match self.icc {
-            Icc::Allowed => Ok(()),
-            Icc::Isolated => isolate(rtnl, near).map_err(NetworkError::link("isolate", near)),
-        }
+        let create = NLM_F_CREATE | NLM_F_EXCL;
+        let port = port_options(near, self.icc);
+        let message = RouteNetlinkMessage::NewLink;
+        rtnl.changes(vec![(message(link), create), (message(port), 0)])
+            .map_err(NetworkError::link("make", near))
     }
 }
 
-/// Ports with this flag pass frames to the bridge itself only, never to each other.
-fn isolate(rtnl: &mut Rtnl, near: &str) -> io::Result<()> {
-    let found = rtnl.link(near)?.ok_or(io::ErrorKind::NotFound)?;
-    let mut link = new_link(vec![LinkAttribute::LinkInfo(vec![
-        LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
-    ])]);
-    link.header.index = found.header.index;
-    rtnl.change(RouteNetlinkMessage::NewLink(link), 0)
+/// How frames may leave the port `near`. With br_netfilter a packet that is translated to an
+/// address on the same bridge is bridged instead of routed, so a container meets its own published
+/// port on the port it came in by: hence hairpin mode. For the same reason an isolated port could
+/// not be reached through a published port there, and the packet rules, which see bridged frames
+/// then, do the isolating.
+fn port_options(near: &str, icc: Icc) -> LinkMessage {
+    let mut options = vec![InfoBridgePort::HairpinMode(true)];
+    if icc == Icc::Isolated && !bridged_frames_pass_the_rules() {
+        options.push(InfoBridgePort::Isolated(true));
+    }
+    new_link(vec![
+        LinkAttribute::IfName(near.to_owned()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(options)),
+        ]),
+    ])
+}
+
+fn bridged_frames_pass_the_rules() -> bool {
+    // The file is there when br_netfilter is.
+    fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables")
+        .is_ok_and(|value| value.trim() == "1")
 }
 
 /// Removes the link of that name; an absent one is no error.

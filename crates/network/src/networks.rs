@@ -1,7 +1,9 @@
 //! [`Networks`]: attachments in order, undone in reverse, and found again after a restart.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::ErrorKind::AlreadyExists;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pouch_store::Store;
@@ -42,16 +44,14 @@ struct Inner {
     bridge: BridgeDriver,
     ruleset: Box<dyn Ruleset>,
     ports: Mutex<PortTable>,
-    /// Whether bridge and rules stand. Attachments hold it for reading.
-    plant: RwLock<Plant>,
+    /// Whether bridge and rules stand; changed under `plant` held for writing.
+    stands: AtomicBool,
+    /// Held for reading by attachments, so that nothing is taken down under them.
+    plant: RwLock<()>,
     /// Held while rules and the rows that they mirror are brought in step.
     rules: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Plant {
-    Down,
-    Up,
+    /// Read by each removal of an interface that trails behind its detachment.
+    trailing: Arc<RwLock<()>>,
 }
 
 /// Runs what blocks for milliseconds off the async threads.
@@ -110,8 +110,10 @@ impl Networks {
             bridge,
             ruleset,
             ports: Mutex::default(),
-            plant: RwLock::new(Plant::Down),
+            stands: AtomicBool::new(false),
+            plant: RwLock::new(()),
             rules: tokio::sync::Mutex::new(()),
+            trailing: Arc::default(),
         })))
     }
 
@@ -127,11 +129,19 @@ impl Networks {
     /// Removes all attachments of a container; without any it does nothing. What could not be
     /// removed stays on record and goes with the next call or [`Networks::reconcile`].
     ///
+    /// Address, ports and rules are free when it returns; the kernel's removal of the interface,
+    /// which waits for RCU for tens of milliseconds, goes on behind it ([`Networks::settle`]).
+    ///
     /// # Errors
     /// [`NetworkError`].
     pub async fn detach(&self, container: &ContainerId) -> Result<(), NetworkError> {
         let id = container.clone();
         self.spawn(|inner| async move { inner.detach(&id).await }).await
+    }
+
+    /// Waits until the interfaces of all detached containers are gone.
+    pub async fn settle(&self) {
+        drop(self.0.trailing.write().await);
     }
 
     /// Brings the kernel in step with the records, once at the daemon's start and before any
@@ -168,8 +178,8 @@ impl Networks {
     /// [`NetworkError::Ruleset`] or a failure of the store.
     pub async fn reapply(&self) -> Result<(), NetworkError> {
         self.spawn(|inner| async move {
-            let plant = inner.plant.read().await;
-            if *plant == Plant::Down {
+            let _plant = inner.plant.read().await;
+            if !inner.stands() {
                 return Ok(());
             }
             let _rules = inner.rules.lock().await;
@@ -331,21 +341,25 @@ impl Inner {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn stands(&self) -> bool {
+        self.stands.load(Ordering::Acquire)
+    }
+
     /// Bridge, sysctls and rules, made unless they stand.
-    async fn plant(&self) -> Result<RwLockReadGuard<'_, Plant>, NetworkError> {
+    async fn plant(&self) -> Result<RwLockReadGuard<'_, ()>, NetworkError> {
         let plant = self.plant.read().await;
-        if *plant == Plant::Up {
+        if self.stands() {
             return Ok(plant);
         }
         drop(plant);
-        let mut plant = self.plant.write().await;
-        if *plant == Plant::Down {
+        let plant = self.plant.write().await;
+        if !self.stands() {
             let driver = self.bridge.clone();
             let _rules = self.rules.lock().await;
             // The rules before the bridge: never a moment with an address and no guard.
             self.install().await?;
             blocking(move || driver.prepare()).await?;
-            *plant = Plant::Up;
+            self.stands.store(true, Ordering::Release);
         }
         Ok(plant.downgrade())
     }
@@ -426,8 +440,18 @@ impl Inner {
         driver: &Arc<dyn NetworkDriver>,
         row: &EndpointRow,
     ) -> Result<(), NetworkError> {
-        let (driver, leased) = (Arc::clone(driver), row.leased.clone());
-        blocking(move || driver.setup(&leased)).await?;
+        let set_up = || {
+            let (driver, leased) = (Arc::clone(driver), row.leased.clone());
+            blocking(move || driver.setup(&leased))
+        };
+        match set_up().await {
+            Err(NetworkError::Link { source, .. }) if source.kind() == AlreadyExists => {
+                // A namespace that is used again may still have the interface of its last use.
+                drop(self.trailing.write().await);
+                set_up().await?;
+            }
+            other => other?,
+        }
         let added = forwards(&row.leased.endpoint);
         if added.is_empty() {
             return Ok(());
@@ -450,11 +474,10 @@ impl Inner {
         Ok(())
     }
 
-    /// Interface, rules, rows, reservation: the reverse of the attachment.
+    /// Rules, rows, reservation, interface. An interface without a row is swept at the next start,
+    /// so its removal may trail.
     async fn drop_endpoint(&self, row: &EndpointRow) -> Result<(), NetworkError> {
-        let (driver, endpoint) = (self.driver_of(&row.leased.endpoint), &row.leased.endpoint);
-        let gone = endpoint.clone();
-        blocking(move || driver.teardown(&gone)).await?;
+        let endpoint = &row.leased.endpoint;
         let removed = forwards(endpoint);
         let (id, network) = (row.container.clone(), endpoint.network_id.clone());
         let ports = endpoint.ports.clone();
@@ -465,16 +488,29 @@ impl Inner {
             let _rules = self.rules.lock().await;
             let withdrawn = self.ruleset.withdraw(&removed).await;
             delete.await?;
-            if withdrawn.is_err() && *self.plant.read().await == Plant::Up {
+            if let Err(error) = withdrawn
+                && self.stands()
+            {
+                tracing::warn!(error = %error, "packet rules are gone; installing them again");
                 self.install().await?;
             }
         }
         self.ports().release_ports(&row.container, &endpoint.ports);
+        let guard = Arc::clone(&self.trailing).read_owned().await;
+        let (driver, endpoint) = (self.driver_of(endpoint), endpoint.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = driver.teardown(&endpoint) {
+                let error = pouch_types::error::chain(&error);
+                tracing::error!(endpoint = endpoint.endpoint_id, error, "interface not removed");
+            }
+            drop(guard);
+        });
         Ok(())
     }
 
     async fn reconcile(&self, live: Vec<LiveContainer>) -> Result<Reconciled, NetworkError> {
         let live: HashMap<_, _> = live.into_iter().map(|c| (c.id, c.netns)).collect();
+        drop(self.trailing.write().await);
         let rows = self.store.read(|db| lease::endpoints(db, None)).await?;
         let (kept, dead): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| live.contains_key(&row.container));
@@ -527,14 +563,15 @@ impl Inner {
                 self.drop_endpoint(row).await?;
             }
         }
-        let mut plant = self.plant.write().await;
+        drop(self.trailing.write().await);
+        let _plant = self.plant.write().await;
         // Again, now that nobody can attach.
         let rows = self.store.read(|db| lease::endpoints(db, None)).await?;
         if rows.iter().any(|row| row.leased.endpoint.ipv4.is_some()) {
             return Ok(());
         }
         let _rules = self.rules.lock().await;
-        *plant = Plant::Down;
+        self.stands.store(false, Ordering::Release);
         let (state_dir, bridge) = (self.config.state_dir.clone(), self.bridge.clone());
         // Forwarding off before the rules that fence it go.
         blocking(move || {

@@ -92,10 +92,9 @@ async fn run(arguments: &[&str], input: &str) -> Result<Vec<u8>, RulesetError> {
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (mut answer, mut message) = (Vec::new(), Vec::new());
         let write = async {
-            match stdin {
+            if let Some(mut stdin) = stdin {
                 // A refusal may come before all was read; the exit status tells.
-                Some(mut stdin) => drop(stdin.write_all(input.as_bytes()).await),
-                None => {}
+                drop(stdin.write_all(input.as_bytes()).await);
             }
         };
         let read = async {
