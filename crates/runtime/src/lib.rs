@@ -1,1 +1,27 @@
-//! The library of pouch-runtime: the OCI runtime CLI on libcontainer
+//! The library of `pouch-runtime`: an OCI runtime behind runc's command line.
+
+pub mod cgroup;
+mod channel;
+pub mod cli;
+mod command;
+mod confine;
+pub mod create;
+pub mod error;
+pub mod exec;
+pub mod features;
+mod identity;
+pub mod init;
+pub mod lifecycle;
+pub mod log;
+mod namespaces;
+mod process;
+mod seccomp;
+mod spawn;
+mod spec;
+pub mod state;
+mod template;
+mod terminal;
+mod update;
+
+/// Protection of the runtime binary itself.
+pub use pouch_sealed_exe as sealed;

@@ -1,0 +1,336 @@
+//! Where a container's processes are accounted, limited, frozen and found again.
+//!
+//! Version 1 has one directory per hierarchy, version 2 has one directory; a hybrid host counts
+//! as version 1. The mounts are read once per command from `mountinfo`, which grows with the
+//! number of containers. [`Placement`] is what `create` remembers: only directories that it made
+//! for this container, so that a kill or a removal can never reach another cgroup.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use libcontainer::oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{IoContext, RuntimeError};
+
+mod devices;
+mod limits;
+mod mounts;
+mod systemd;
+
+use mounts::Version;
+
+/// How long the freezer may take: a process in an uninterruptible wait holds it up.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+/// How long the kernel may take to let go of an emptied cgroup.
+const REMOVE_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between two looks at the freezer or at a busy directory.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Who makes the cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// We, by making directories.
+    #[default]
+    Filesystem,
+    /// systemd, asked over D-Bus for a transient scope; the path is `slice:prefix:name`.
+    Systemd,
+}
+
+/// A directory that was made for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Directory {
+    /// The controllers of its hierarchy; empty for version 2.
+    controllers: Vec<String>,
+    path: PathBuf,
+}
+
+/// The cgroups of one container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    directories: Vec<Directory>,
+    unified: bool,
+}
+
+/// Makes the cgroup of a container and puts `pid` there, with the limits in place.
+///
+/// `path` is the specification's `cgroupsPath`, or none for a directory named after the id.
+pub(crate) fn create(
+    path: Option<&Path>,
+    id: &str,
+    driver: Driver,
+    pid: i32,
+    resources: Option<&LinuxResources>,
+) -> Result<Placement, RuntimeError> {
+    let hierarchies = mounts::read()?;
+    if driver == Driver::Systemd {
+        return systemd::create(path, id, pid, resources, &hierarchies);
+    }
+    let relative = relative(path, id)?;
+    let mut placement = Placement {
+        directories: Vec::new(),
+        unified: hierarchies.iter().all(|h| h.version == Version::Two),
+    };
+    let filled = hierarchies.iter().try_for_each(|hierarchy| {
+        let directory = hierarchy.make(&relative)?;
+        let controllers = hierarchy.controllers.clone();
+        placement.directories.push(Directory { controllers, path: directory });
+        Ok(())
+    });
+    let placed = filled
+        .and_then(|()| resources.map_or(Ok(()), |resources| placement.apply(resources)))
+        .and_then(|()| placement.add(pid));
+    match placed {
+        Ok(()) => Ok(placement),
+        Err(error) => {
+            let _ = placement.remove();
+            Err(error)
+        }
+    }
+}
+
+/// The path below the root of a hierarchy. It comes from the engine and still must not climb.
+fn relative(path: Option<&Path>, id: &str) -> Result<PathBuf, RuntimeError> {
+    let path = path.unwrap_or_else(|| Path::new(id));
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let plain = relative.components().all(|c| matches!(c, std::path::Component::Normal(_)));
+    if relative.as_os_str().is_empty() || !plain {
+        return Err(RuntimeError::Invalid(format!("invalid cgroupsPath {path:?}")));
+    }
+    if relative.to_string_lossy().contains(':') {
+        return Err(RuntimeError::Invalid(format!(
+            "cgroupsPath {path:?} is systemd's form, which needs --systemd-cgroup"
+        )));
+    }
+    Ok(relative.to_owned())
+}
+
+impl Placement {
+    /// Moves a process into every directory.
+    pub(crate) fn add(&self, pid: i32) -> Result<(), RuntimeError> {
+        for directory in &self.directories {
+            write(&directory.path, "cgroup.procs", &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Sets the limits that `resources` names and leaves the others.
+    pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<(), RuntimeError> {
+        limits::apply(self, resources)
+    }
+
+    /// The directory of a controller.
+    fn directory(&self, controller: &str) -> Option<&Path> {
+        self.directories
+            .iter()
+            .find(|d| self.unified || d.controllers.iter().any(|c| c == controller))
+            .map(|d| d.path.as_path())
+    }
+
+    /// Any directory will do to find processes: all of them are in each.
+    fn census(&self) -> Option<&Path> {
+        ["pids", "freezer", "memory", "devices"]
+            .iter()
+            .find_map(|controller| self.directory(controller))
+            .or_else(|| self.directories.first().map(|d| d.path.as_path()))
+    }
+
+    /// The processes, also those in cgroups that the container made below.
+    pub(crate) fn pids(&self) -> Result<Vec<i32>, RuntimeError> {
+        let mut pids = BTreeSet::new();
+        if let Some(path) = self.census() {
+            collect_pids(path, &mut pids)?;
+        }
+        Ok(pids.into_iter().collect())
+    }
+
+    /// Whether the container is paused or about to be.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let Some(path) = self.directory("freezer") else { return false };
+        if self.unified {
+            read(path, "cgroup.freeze").is_ok_and(|text| text.trim() == "1")
+        } else {
+            read(path, "freezer.state").is_ok_and(|text| text.trim() != "THAWED")
+        }
+    }
+
+    /// Stops every process, and returns when all have stopped.
+    pub(crate) fn freeze(&self) -> Result<(), RuntimeError> {
+        match self.set_freezer(Freezer::Frozen) {
+            Err(error) => {
+                let _ = self.set_freezer(Freezer::Thawed);
+                Err(error)
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Lets every process go on.
+    pub(crate) fn thaw(&self) -> Result<(), RuntimeError> {
+        self.set_freezer(Freezer::Thawed)
+    }
+
+    fn set_freezer(&self, state: Freezer) -> Result<(), RuntimeError> {
+        let path = self
+            .directory("freezer")
+            .ok_or_else(|| RuntimeError::Unsupported(String::from("pausing without a freezer")))?;
+        let (file, value, look, wanted) = match (self.unified, state) {
+            (true, Freezer::Frozen) => ("cgroup.freeze", "1", "cgroup.events", "frozen 1"),
+            (true, Freezer::Thawed) => ("cgroup.freeze", "0", "cgroup.events", "frozen 0"),
+            (false, Freezer::Frozen) => ("freezer.state", "FROZEN", "freezer.state", "FROZEN"),
+            (false, Freezer::Thawed) => ("freezer.state", "THAWED", "freezer.state", "THAWED"),
+        };
+        let deadline = Instant::now() + FREEZE_LIMIT;
+        write(path, file, value)?;
+        while !read(path, look)?.lines().any(|line| line == wanted) {
+            if Instant::now() > deadline {
+                let seconds = FREEZE_LIMIT.as_secs();
+                return Err(RuntimeError::Deadline { stage: "the freezer", seconds });
+            }
+            std::thread::sleep(POLL);
+            // Version 1 gives up when a process forks meanwhile, and wants to be told again.
+            if !self.unified {
+                write(path, file, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends SIGKILL to every process. Where the kernel can do it in one step, no fork escapes.
+    pub(crate) fn kill(&self) -> Result<(), RuntimeError> {
+        if self.unified
+            && let Some(path) = self.census()
+            && path.join("cgroup.kill").exists()
+        {
+            return write(path, "cgroup.kill", "1");
+        }
+        self.signal(libc::SIGKILL)?;
+        if self.is_frozen() { self.thaw() } else { Ok(()) }
+    }
+
+    /// Sends a signal to every process.
+    pub(crate) fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
+        for pid in self.pids()? {
+            // SAFETY: plain kill(2). The pid was read from a cgroup that holds nobody but the
+            // container's processes; a process that ended meanwhile is not an error.
+            unsafe { libc::kill(pid, signal) };
+        }
+        Ok(())
+    }
+
+    /// Kills what is left and removes the directories, deepest first.
+    pub(crate) fn remove(&self) -> Result<(), RuntimeError> {
+        let deadline = Instant::now() + REMOVE_LIMIT;
+        for directory in &self.directories {
+            while let Err(error) = remove_tree(&directory.path) {
+                if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > deadline {
+                    return Err(error).context("remove the cgroup", &directory.path);
+                }
+                self.kill()?;
+                std::thread::sleep(POLL);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Freezer {
+    Frozen,
+    Thawed,
+}
+
+fn collect_pids(path: &Path, pids: &mut BTreeSet<i32>) -> Result<(), RuntimeError> {
+    let text = match fs::read_to_string(path.join("cgroup.procs")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.context("read", &path.join("cgroup.procs"))?,
+    };
+    // 0 stands for a process of a foreign pid namespace, and would mean our own group to kill(2).
+    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    for child in directories_in(path) {
+        collect_pids(&child, pids)?;
+    }
+    Ok(())
+}
+
+fn directories_in(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            for child in directories_in(path) {
+                remove_tree(&child)?;
+            }
+            match fs::remove_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn write(directory: &Path, file: &str, value: &str) -> Result<(), RuntimeError> {
+    let path = directory.join(file);
+    fs::write(&path, value).map_err(|source| {
+        RuntimeError::library(
+            "cannot set a cgroup value",
+            WriteError { path, value: value.to_owned(), source },
+        )
+    })
+}
+
+fn read(directory: &Path, file: &str) -> Result<String, RuntimeError> {
+    let path = directory.join(file);
+    fs::read_to_string(&path).context("read", &path)
+}
+
+/// The value belongs into the message: `EINVAL` alone helps nobody.
+#[derive(Debug, thiserror::Error)]
+#[error("writing {value:?} to {path}")]
+struct WriteError {
+    path: PathBuf,
+    value: String,
+    #[source]
+    source: io::Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_climbs_or_is_the_root_is_refused() {
+        for path in ["/", "", "/a/../b", "../a", "system.slice:docker:x"] {
+            assert!(relative(Some(Path::new(path)), "id").is_err(), "{path:?}");
+        }
+        assert_eq!(relative(Some(Path::new("/a/b")), "id").unwrap(), Path::new("a/b"));
+        assert_eq!(relative(None, "id").unwrap(), Path::new("id"));
+    }
+
+    #[test]
+    fn version_one_finds_the_directory_of_a_controller() {
+        let placement = Placement {
+            directories: vec![
+                Directory { controllers: vec!["cpu".into(), "cpuacct".into()], path: "/c".into() },
+                Directory { controllers: vec!["memory".into()], path: "/m".into() },
+            ],
+            unified: false,
+        };
+        assert_eq!(placement.directory("cpuacct"), Some(Path::new("/c")));
+        assert_eq!(placement.directory("freezer"), None);
+        assert_eq!(placement.census(), Some(Path::new("/m")));
+    }
+}

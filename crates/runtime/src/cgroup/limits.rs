@@ -1,0 +1,398 @@
+//! The specification's resources as values of cgroup files.
+//!
+//! Values of version 1 are converted for version 2 as the specification's authors agreed: CPU
+//! shares of 2 to 262144 map linearly onto weights of 1 to 10000, block weights of 10 to 1000
+//! onto 1 to 10000, and the swap limit of version 1 includes the memory.
+
+use std::path::Path;
+
+use libcontainer::oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources,
+    LinuxThrottleDevice,
+};
+
+use super::{Placement, write};
+use crate::error::RuntimeError;
+
+/// What the files call "no limit".
+const UNLIMITED: &str = "max";
+
+pub(super) fn apply(placement: &Placement, resources: &LinuxResources) -> Result<(), RuntimeError> {
+    let writer = Writer { placement };
+    if let Some(memory) = resources.memory() {
+        writer.memory(memory)?;
+    }
+    if let Some(cpu) = resources.cpu() {
+        writer.cpu(cpu)?;
+    }
+    if let Some(pids) = resources.pids() {
+        let limit = limit_or_max(pids.limit());
+        writer.set("pids", "pids.max", &limit)?;
+    }
+    if let Some(block) = resources.block_io() {
+        writer.block(block)?;
+    }
+    for huge in resources.hugepage_limits().iter().flatten() {
+        let size = huge.page_size();
+        let limit = huge.limit().to_string();
+        let file = if placement.unified {
+            format!("hugetlb.{size}.max")
+        } else {
+            format!("hugetlb.{size}.limit_in_bytes")
+        };
+        writer.set("hugetlb", &file, &limit)?;
+    }
+    if !placement.unified
+        && let Some(network) = resources.network()
+    {
+        if let Some(class) = network.class_id().filter(|class| *class != 0) {
+            writer.set("net_cls", "net_cls.classid", &class.to_string())?;
+        }
+        for priority in network.priorities().iter().flatten() {
+            let value = format!("{} {}", priority.name(), priority.priority());
+            writer.set("net_prio", "net_prio.ifpriomap", &value)?;
+        }
+    }
+    if placement.unified {
+        for (file, value) in resources.unified().iter().flatten() {
+            if file.contains('/') {
+                return Err(RuntimeError::Invalid(format!("invalid cgroup file {file:?}")));
+            }
+            writer.set("", file, value)?;
+        }
+    }
+    writer.devices(resources.devices().as_deref().unwrap_or_default())
+}
+
+/// Negative and zero mean unlimited.
+fn limit_or_max(limit: i64) -> String {
+    if limit > 0 { limit.to_string() } else { UNLIMITED.to_owned() }
+}
+
+struct Writer<'a> {
+    placement: &'a Placement,
+}
+
+impl Writer<'_> {
+    fn directory(&self, controller: &str) -> Result<&Path, RuntimeError> {
+        self.placement.directory(controller).ok_or_else(|| {
+            RuntimeError::Unsupported(format!("a limit of the absent controller {controller}"))
+        })
+    }
+
+    fn set(&self, controller: &str, file: &str, value: &str) -> Result<(), RuntimeError> {
+        write(self.directory(controller)?, file, value)
+    }
+
+    fn memory(&self, memory: &LinuxMemory) -> Result<(), RuntimeError> {
+        if self.placement.unified { self.memory_two(memory) } else { self.memory_one(memory) }
+    }
+
+    fn memory_one(&self, memory: &LinuxMemory) -> Result<(), RuntimeError> {
+        let limit = memory.limit().filter(|limit| *limit != 0);
+        let swap = memory.swap().filter(|swap| *swap != 0);
+        let set_limit =
+            |value: i64| self.set("memory", "memory.limit_in_bytes", &value.to_string());
+        let set_swap =
+            |value: i64| self.set("memory", "memory.memsw.limit_in_bytes", &value.to_string());
+        match (limit, swap) {
+            (Some(limit), Some(swap)) => {
+                // The kernel keeps memory <= memory + swap at every step: which goes first
+                // depends on whether the limits grow or shrink.
+                if set_limit(limit).is_ok() {
+                    self.swap_if_accounted(swap, set_swap)?;
+                } else {
+                    self.swap_if_accounted(swap, set_swap)?;
+                    set_limit(limit)?;
+                }
+            }
+            (Some(limit), None) => set_limit(limit)?,
+            (None, Some(swap)) => self.swap_if_accounted(swap, set_swap)?,
+            (None, None) => {}
+        }
+        if let Some(reservation) = memory.reservation().filter(|r| *r != 0) {
+            self.set("memory", "memory.soft_limit_in_bytes", &reservation.to_string())?;
+        }
+        if let Some(swappiness) = memory.swappiness() {
+            self.set("memory", "memory.swappiness", &swappiness.to_string())?;
+        }
+        if memory.disable_oom_killer().unwrap_or(false) {
+            self.set("memory", "memory.oom_control", "1")?;
+        }
+        if let Some(tcp) = memory.kernel_tcp().filter(|tcp| *tcp != 0) {
+            self.set("memory", "memory.kmem.tcp.limit_in_bytes", &tcp.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// A kernel without swap accounting lacks the file; the memory limit alone then holds.
+    fn swap_if_accounted(
+        &self,
+        swap: i64,
+        set: impl FnOnce(i64) -> Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
+        if self.directory("memory")?.join("memory.memsw.limit_in_bytes").exists() {
+            set(swap)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn memory_two(&self, memory: &LinuxMemory) -> Result<(), RuntimeError> {
+        let limit = memory.limit().filter(|limit| *limit != 0);
+        if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
+            let value = match limit {
+                _ if swap < 0 => UNLIMITED.to_owned(),
+                Some(limit) if limit > 0 => {
+                    let only_swap =
+                        swap.checked_sub(limit).filter(|s| *s >= 0).ok_or_else(|| {
+                            RuntimeError::Invalid(String::from(
+                                "memory and swap together must not be less than memory",
+                            ))
+                        })?;
+                    only_swap.to_string()
+                }
+                _ => {
+                    return Err(RuntimeError::Invalid(String::from(
+                        "a swap limit needs a memory limit",
+                    )));
+                }
+            };
+            if self.directory("memory")?.join("memory.swap.max").exists() {
+                self.set("memory", "memory.swap.max", &value)?;
+            }
+        }
+        if let Some(limit) = limit {
+            self.set("memory", "memory.max", &limit_or_max(limit))?;
+        }
+        if let Some(reservation) = memory.reservation().filter(|r| *r != 0) {
+            self.set("memory", "memory.low", &limit_or_max(reservation))?;
+        }
+        Ok(())
+    }
+
+    fn cpu(&self, cpu: &LinuxCpu) -> Result<(), RuntimeError> {
+        let shares = cpu.shares().filter(|shares| *shares != 0);
+        let quota = cpu.quota().filter(|quota| *quota != 0);
+        let period = cpu.period().filter(|period| *period != 0);
+        if self.placement.unified {
+            if let Some(shares) = shares {
+                self.set("cpu", "cpu.weight", &weight_of_shares(shares).to_string())?;
+            }
+            if quota.is_some() || period.is_some() {
+                let quota = quota.map_or_else(|| UNLIMITED.to_owned(), limit_or_max);
+                self.set("cpu", "cpu.max", &format!("{quota} {}", period.unwrap_or(100_000)))?;
+            }
+            if let Some(burst) = cpu.burst() {
+                self.set("cpu", "cpu.max.burst", &burst.to_string())?;
+            }
+        } else {
+            if let Some(shares) = shares {
+                self.set("cpu", "cpu.shares", &shares.to_string())?;
+            }
+            self.quota_one(quota, period)?;
+            if let Some(burst) = cpu.burst() {
+                self.set("cpu", "cpu.cfs_burst_us", &burst.to_string())?;
+            }
+            if let Some(period) = cpu.realtime_period().filter(|p| *p != 0) {
+                self.set("cpu", "cpu.rt_period_us", &period.to_string())?;
+            }
+            if let Some(runtime) = cpu.realtime_runtime().filter(|r| *r != 0) {
+                self.set("cpu", "cpu.rt_runtime_us", &runtime.to_string())?;
+            }
+        }
+        if let Some(idle) = cpu.idle() {
+            self.set("cpu", "cpu.idle", &idle.to_string())?;
+        }
+        for (file, value) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
+            if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+                self.set("cpuset", file, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A new period can be too short for the old quota: then the quota goes first.
+    fn quota_one(&self, quota: Option<i64>, period: Option<u64>) -> Result<(), RuntimeError> {
+        let set_period = || match period {
+            Some(period) => self.set("cpu", "cpu.cfs_period_us", &period.to_string()),
+            None => Ok(()),
+        };
+        let set_quota = || match quota {
+            Some(quota) => self.set("cpu", "cpu.cfs_quota_us", &quota.to_string()),
+            None => Ok(()),
+        };
+        if set_period().is_ok() {
+            set_quota()
+        } else {
+            set_quota()?;
+            set_period()
+        }
+    }
+
+    fn block(&self, block: &LinuxBlockIo) -> Result<(), RuntimeError> {
+        if let Some(weight) = block.weight().filter(|weight| *weight != 0) {
+            self.block_weight(&u64::from(weight))?;
+        }
+        let throttles = [
+            (block.throttle_read_bps_device(), "rbps", "blkio.throttle.read_bps_device"),
+            (block.throttle_write_bps_device(), "wbps", "blkio.throttle.write_bps_device"),
+            (block.throttle_read_iops_device(), "riops", "blkio.throttle.read_iops_device"),
+            (block.throttle_write_iops_device(), "wiops", "blkio.throttle.write_iops_device"),
+        ];
+        for (devices, key, file) in throttles {
+            for device in devices.iter().flatten() {
+                self.throttle(device, key, file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The weight file depends on the I/O scheduler that is built in.
+    fn block_weight(&self, weight: &u64) -> Result<(), RuntimeError> {
+        let controller = if self.placement.unified { "io" } else { "blkio" };
+        let directory = self.directory(controller)?;
+        let candidates: &[(&str, u64)] = if self.placement.unified {
+            &[
+                ("io.bfq.weight", *weight),
+                ("io.weight", 1 + (weight.saturating_sub(10)) * 9999 / 990),
+            ]
+        } else {
+            &[("blkio.weight", *weight), ("blkio.bfq.weight", *weight)]
+        };
+        match candidates.iter().find(|(file, _)| directory.join(file).exists()) {
+            Some((file, value)) => self.set(controller, file, &value.to_string()),
+            None => Err(RuntimeError::Unsupported(String::from(
+                "a block weight on a kernel without a proportional I/O scheduler",
+            ))),
+        }
+    }
+
+    fn throttle(
+        &self,
+        device: &LinuxThrottleDevice,
+        key: &str,
+        file: &str,
+    ) -> Result<(), RuntimeError> {
+        let number = format!("{}:{}", device.major(), device.minor());
+        if self.placement.unified {
+            self.set("io", "io.max", &format!("{number} {key}={}", device.rate()))
+        } else {
+            self.set("blkio", file, &format!("{number} {}", device.rate()))
+        }
+    }
+
+    fn devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<(), RuntimeError> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        if self.placement.unified {
+            return super::devices::attach(self.directory("")?, rules);
+        }
+        // Every container has these, as the specification's list of default devices says.
+        const DEFAULTS: [&str; 9] = [
+            "c 1:3 rwm",
+            "c 1:5 rwm",
+            "c 1:7 rwm",
+            "c 1:8 rwm",
+            "c 1:9 rwm",
+            "c 5:0 rwm",
+            "c 5:1 rwm",
+            "c 5:2 rwm",
+            "c 136:* rwm",
+        ];
+        for rule in rules {
+            let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
+            self.set("devices", file, &rule_text(rule))?;
+        }
+        for rule in DEFAULTS {
+            self.set("devices", "devices.allow", rule)?;
+        }
+        Ok(())
+    }
+}
+
+fn weight_of_shares(shares: u64) -> u64 {
+    let shares = shares.clamp(2, 262_144);
+    1 + ((shares - 2) * 9999) / 262_142
+}
+
+/// `a *:* rwm`, the form of version 1.
+fn rule_text(rule: &LinuxDeviceCgroup) -> String {
+    let kind = match rule.typ() {
+        Some(LinuxDeviceType::B) => "b",
+        Some(LinuxDeviceType::C | LinuxDeviceType::U) => "c",
+        Some(LinuxDeviceType::P | LinuxDeviceType::A) | None => "a",
+    };
+    let number = |number: Option<i64>| match number {
+        Some(number) if number >= 0 => number.to_string(),
+        _ => String::from("*"),
+    };
+    let access = rule.access().as_deref().filter(|a| !a.is_empty()).unwrap_or("rwm");
+    format!("{kind} {}:{} {access}", number(rule.major()), number(rule.minor()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn shares_map_onto_the_whole_range_of_weights() {
+        assert_eq!(weight_of_shares(0), 1);
+        assert_eq!(weight_of_shares(2), 1);
+        assert_eq!(weight_of_shares(1024), 39);
+        assert_eq!(weight_of_shares(262_144), 10_000);
+        assert_eq!(weight_of_shares(u64::MAX), 10_000);
+    }
+
+    #[test]
+    fn a_rule_without_numbers_means_every_device() {
+        let rule = |value| rule_text(&serde_json::from_value(value).unwrap());
+        assert_eq!(rule(json!({ "allow": false, "access": "rwm" })), "a *:* rwm");
+        assert_eq!(
+            rule(json!({ "allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw" })),
+            "c 10:229 rw"
+        );
+    }
+
+    fn unified(resources: serde_json::Value) -> (tempfile::TempDir, Result<(), RuntimeError>) {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["memory.max", "memory.swap.max", "memory.low", "cpu.max", "pids.max"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let placement = Placement {
+            directories: vec![super::super::Directory {
+                controllers: Vec::new(),
+                path: dir.path().to_owned(),
+            }],
+            unified: true,
+        };
+        let result = apply(&placement, &serde_json::from_value(resources).unwrap());
+        (dir, result)
+    }
+
+    fn value(dir: &tempfile::TempDir, file: &str) -> String {
+        std::fs::read_to_string(dir.path().join(file)).unwrap()
+    }
+
+    #[test]
+    fn version_two_counts_swap_without_memory() {
+        let (dir, result) = unified(json!({
+            "memory": { "limit": 100, "swap": 150 },
+            "cpu": { "quota": 5000, "period": 10000 },
+            "pids": { "limit": -1 },
+        }));
+        result.unwrap();
+        assert_eq!(value(&dir, "memory.max"), "100");
+        assert_eq!(value(&dir, "memory.swap.max"), "50");
+        assert_eq!(value(&dir, "cpu.max"), "5000 10000");
+        assert_eq!(value(&dir, "pids.max"), "max");
+    }
+
+    #[test]
+    fn less_swap_than_memory_and_paths_as_files_are_refused() {
+        assert!(unified(json!({ "memory": { "limit": 100, "swap": 50 } })).1.is_err());
+        assert!(unified(json!({ "unified": { "../x": "1" } })).1.is_err());
+    }
+}

@@ -1,0 +1,255 @@
+//! The last changes to a container's view of its root: hidden paths, read-only paths, sysctls and
+//! the null device. All of it runs inside, after the change of root.
+//!
+//! Every mount goes onto a descriptor of its target and comes from a detached mount, never from a
+//! path to a path: a process that shares a volume with us cannot move the target in between
+//! (CVE-2025-31133). Needs the mount calls of Linux 5.12.
+
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsmount, fsopen, move_mount, open_tree,
+};
+
+use crate::error::{IoContext, RuntimeError, SystemContext};
+
+/// `MOUNT_ATTR_*` of `linux/mount.h`.
+const RDONLY: u64 = 0x1;
+const NOSUID: u64 = 0x2;
+const NODEV: u64 = 0x4;
+const NOEXEC: u64 = 0x8;
+
+fn open_path(path: &Path) -> Result<Option<OwnedFd>, RuntimeError> {
+    match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error).context("open", path),
+    }
+}
+
+fn clone_tree(fd: BorrowedFd<'_>, recursive: OpenTreeFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | recursive;
+    open_tree(fd, "", flags)
+}
+
+fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags)
+}
+
+fn set_attributes(fd: BorrowedFd<'_>, set: u64, extra: libc::c_int) -> io::Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    let attr = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the descriptor is open, the path is a C string, and the kernel reads exactly
+    // `size_of::<MountAttr>()` bytes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | extra,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes each path, with what is mounted below it, read-only. A path that does not exist is
+/// skipped: the list names what some kernels have.
+pub(crate) fn make_readonly(paths: &[String]) -> Result<(), RuntimeError> {
+    for path in paths.iter().map(Path::new) {
+        let Some(target) = open_path(path)? else { continue };
+        let mount =
+            clone_tree(target.as_fd(), OpenTreeFlags::AT_RECURSIVE).context("clone", path)?;
+        let flags = RDONLY | NOSUID | NODEV | NOEXEC;
+        set_attributes(mount.as_fd(), flags, libc::AT_RECURSIVE).context("make read-only", path)?;
+        attach(mount.as_fd(), target.as_fd()).context("mount read-only", path)?;
+    }
+    Ok(())
+}
+
+/// Makes a mount, with all below it, read-only where it is.
+pub(crate) fn make_mount_readonly(path: &Path) -> Result<(), RuntimeError> {
+    let Some(target) = open_path(path)? else { return Ok(()) };
+    set_attributes(target.as_fd(), RDONLY, libc::AT_RECURSIVE).context("make read-only", path)
+}
+
+/// Hides each path: a file behind the null device, a directory behind an empty file system.
+pub(crate) fn mask(paths: &[String]) -> Result<(), RuntimeError> {
+    let mut null = None;
+    let mut empty = None;
+    for path in paths.iter().map(Path::new) {
+        let Some(target) = open_path(path)? else { continue };
+        let stat = rustix::fs::fstat(&target).context("inspect", path)?;
+        let source = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            match &mut empty {
+                Some(fd) => fd,
+                slot => slot.insert(empty_directory()?),
+            }
+        } else {
+            match &mut null {
+                Some(fd) => fd,
+                slot => slot.insert(null_device()?),
+            }
+        };
+        let mount = clone_tree(source.as_fd(), OpenTreeFlags::empty()).context("mask", path)?;
+        attach(mount.as_fd(), target.as_fd()).context("mask", path)?;
+    }
+    Ok(())
+}
+
+/// A detached read-only tmpfs.
+fn empty_directory() -> Result<OwnedFd, RuntimeError> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call("fsopen(tmpfs)")?;
+    fsconfig_create(&context).call("fsconfig(tmpfs)")?;
+    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).call("fsmount(tmpfs)")?;
+    Ok(mount)
+}
+
+/// The container's `/dev/null`, if it is the null device and nothing that was put in its place.
+fn null_device() -> Result<OwnedFd, RuntimeError> {
+    let path = Path::new("/dev/null");
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).context("open", path)?;
+    let stat = rustix::fs::fstat(&fd).context("inspect", path)?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3);
+    if is_null {
+        Ok(fd)
+    } else {
+        Err(RuntimeError::Invalid(String::from("/dev/null is not the null device")))
+    }
+}
+
+/// Standard streams that are the host's null device become the container's, so that no
+/// descriptor of a host file system stays behind.
+pub(crate) fn reopen_null_streams() -> Result<(), RuntimeError> {
+    let path = Path::new("/dev/null");
+    let mut inside = None;
+    for stream in 0..3 {
+        // SAFETY: descriptors 0 to 2 are open in every Rust program.
+        let fd = unsafe { BorrowedFd::borrow_raw(stream) };
+        let stat = rustix::fs::fstat(fd).call("fstat of a standard stream")?;
+        let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3);
+        if !is_null {
+            continue;
+        }
+        let own = match &inside {
+            Some(file) => file,
+            None => {
+                null_device()?;
+                let file =
+                    File::options().read(true).write(true).open(path).context("open", path)?;
+                &*inside.insert(file)
+            }
+        };
+        // SAFETY: both descriptors are open, and the numbers 0 to 2 are ours to replace.
+        if unsafe { libc::dup2(own.as_raw_fd(), stream) } < 0 {
+            return Err(io::Error::last_os_error()).call("dup2");
+        }
+    }
+    Ok(())
+}
+
+/// The root of the mount namespace, read-only, without what is mounted below it.
+pub(crate) fn make_root_readonly() -> Result<(), RuntimeError> {
+    let root = Path::new("/");
+    let fd = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .context("open", root)?;
+    set_attributes(fd.as_fd(), RDONLY, 0).context("make read-only", root)
+}
+
+/// Sets kernel parameters through a procfs of our own, so that nothing mounted over `/proc` in
+/// the container can lead the write elsewhere (CVE-2025-52881).
+pub(crate) fn set_sysctls<'a>(
+    parameters: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Result<(), RuntimeError> {
+    let mut proc = None;
+    for (name, value) in parameters {
+        let root = match &mut proc {
+            Some(fd) => fd,
+            slot => slot.insert(private_proc()?),
+        };
+        let path = Path::new("sys").join(name.replace('.', "/"));
+        let fd = rustix::fs::openat2(
+            &*root,
+            &path,
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
+        )
+        .context("open the sysctl", Path::new(name))?;
+        File::from(fd).write_all(value.as_bytes()).context("set the sysctl", Path::new(name))?;
+    }
+    Ok(())
+}
+
+fn private_proc() -> Result<OwnedFd, RuntimeError> {
+    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).call("fsopen(proc)")?;
+    fsconfig_create(&context).call("fsconfig(proc)")?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).call("fsmount(proc)")
+}
+
+/// Goes to the working directory, makes it when it is missing, and checks that it is inside: a
+/// directory of the host that was reached through a descriptor has no path below our root
+/// (CVE-2024-21626).
+pub(crate) fn enter_directory(path: &Path) -> Result<(), RuntimeError> {
+    match rustix::process::chdir(path) {
+        Err(Errno::NOENT) => {
+            // Below the descriptors of a process nothing can be made; the plain error says so.
+            std::fs::create_dir_all(path).context("create the working directory", path)?;
+            rustix::process::chdir(path).context("enter the working directory", path)?;
+        }
+        other => other.context("enter the working directory", path)?,
+    }
+    check_directory(path)
+}
+
+pub(crate) fn check_directory(path: &Path) -> Result<(), RuntimeError> {
+    let outside =
+        || RuntimeError::Invalid(format!("cwd {path:?} is outside of the container's root"));
+    let mut buffer = vec![0_u8; libc::PATH_MAX.unsigned_abs() as usize];
+    // The C library hides unreachable directories or invents a path: ask the kernel.
+    // SAFETY: the pointer and the length describe a buffer that we own.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    if length > 0 && buffer.first() == Some(&b'/') { Ok(()) } else { Err(outside()) }
+}
+
+/// Gives pipes that are standard streams to the user, so that `/dev/stdout` can be opened again.
+/// Nothing else changes its owner: files, sockets and terminals are the host's.
+pub(crate) fn give_pipes_to(uid: u32) {
+    for stream in 0..3 {
+        // SAFETY: descriptors 0 to 2 are open in every Rust program.
+        let fd = unsafe { BorrowedFd::borrow_raw(stream) };
+        let Ok(stat) = rustix::fs::fstat(fd) else { continue };
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && stat.st_uid != uid {
+            // A pipe of a foreign user namespace cannot be given away, which is no reason to fail.
+            let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
+        }
+    }
+}

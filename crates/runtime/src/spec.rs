@@ -1,0 +1,150 @@
+//! Reading a bundle's `config.json` and the process files of `exec`, and refusing what cannot be
+//! honoured before anything is made.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use libcontainer::validator::Validator;
+use serde::de::DeserializeOwned;
+
+use crate::error::{IoContext, RuntimeError};
+
+/// Largest specification that is read; runc's own limit on what it passes on is of this order.
+const SPEC_MAX: u64 = 16 << 20;
+
+/// A bundle that passed the checks.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    /// The bundle directory, absolute.
+    pub(crate) path: PathBuf,
+    /// The root file system, absolute.
+    pub(crate) rootfs: PathBuf,
+    pub(crate) spec: Spec,
+}
+
+impl Bundle {
+    pub(crate) fn load(path: &Path) -> Result<Self, RuntimeError> {
+        let path = path.canonicalize().context("open the bundle", path)?;
+        let spec: Spec = read_json(&path.join("config.json"))?;
+        let rootfs = check(&spec, &path)?;
+        Ok(Self { path, rootfs, spec })
+    }
+
+    pub(crate) fn process(&self) -> Result<&Process, RuntimeError> {
+        self.spec.process().as_ref().ok_or_else(|| missing("process"))
+    }
+
+    pub(crate) fn linux(&self) -> Result<&Linux, RuntimeError> {
+        self.spec.linux().as_ref().ok_or_else(|| missing("linux"))
+    }
+}
+
+fn missing(field: &str) -> RuntimeError {
+    RuntimeError::Invalid(format!("the specification lacks {field}"))
+}
+
+/// Parses a JSON file of bounded size.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RuntimeError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(SPEC_MAX + 1).read_to_end(&mut bytes))
+        .context("read", path)?;
+    if bytes.len() as u64 > SPEC_MAX {
+        return Err(RuntimeError::Invalid(format!(
+            "{} is larger than {SPEC_MAX} bytes",
+            path.display()
+        )));
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|source| RuntimeError::Json { path: path.to_owned(), source })
+}
+
+fn check(spec: &Spec, bundle: &Path) -> Result<PathBuf, RuntimeError> {
+    if !spec.version().starts_with("1.") {
+        return Err(RuntimeError::Invalid(format!(
+            "specification version {:?} is not 1.x",
+            spec.version()
+        )));
+    }
+    Validator::validate_spec(spec)
+        .map_err(|source| RuntimeError::library("invalid specification", source))?;
+    let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    if !namespaces.iter().any(|ns| ns.typ() == LinuxNamespaceType::Mount) {
+        return Err(RuntimeError::Unsupported(String::from(
+            "a container without a mount namespace of its own",
+        )));
+    }
+    refuse(linux.intel_rdt().is_some(), "linux.intelRdt")?;
+    refuse(linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices")?;
+    refuse(linux.memory_policy().is_some(), "linux.memoryPolicy")?;
+    refuse(linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()), "linux.timeOffsets")?;
+    check_process(spec.process().as_ref().ok_or_else(|| missing("process"))?)?;
+    let root = spec.root().as_ref().ok_or_else(|| missing("root"))?;
+    let rootfs = bundle.join(root.path());
+    let rootfs = rootfs.canonicalize().context("open the root file system", &rootfs)?;
+    if rootfs == Path::new("/") {
+        return Err(RuntimeError::Invalid(String::from("the root file system is the host's")));
+    }
+    Ok(rootfs)
+}
+
+/// The checks that `create` and `exec` share.
+pub(crate) fn check_process(process: &Process) -> Result<(), RuntimeError> {
+    if process.args().as_ref().is_none_or(|args| args.first().is_none_or(String::is_empty)) {
+        return Err(RuntimeError::Invalid(String::from("args must not be empty")));
+    }
+    if !process.cwd().is_absolute() {
+        return Err(RuntimeError::Invalid(format!(
+            "cwd {:?} is not an absolute path",
+            process.cwd()
+        )));
+    }
+    refuse(process.scheduler().is_some(), "process.scheduler")?;
+    refuse(process.io_priority().is_some(), "process.ioPriority")?;
+    refuse(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity")
+}
+
+/// A field that is set and would be ignored is an error, not a surprise.
+fn refuse(set: bool, field: &str) -> Result<(), RuntimeError> {
+    if set { Err(RuntimeError::Unsupported(field.to_owned())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn load(change: impl FnOnce(&mut serde_json::Value)) -> Result<Bundle, RuntimeError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("rootfs")).unwrap();
+        let mut spec = json!({
+            "ociVersion": "1.0.2",
+            "root": { "path": "rootfs" },
+            "process": { "args": ["true"], "cwd": "/", "user": { "uid": 0, "gid": 0 } },
+            "linux": { "namespaces": [{ "type": "mount" }] },
+        });
+        change(&mut spec);
+        std::fs::write(dir.path().join("config.json"), spec.to_string()).unwrap();
+        Bundle::load(dir.path())
+    }
+
+    #[test]
+    fn a_plain_bundle_is_accepted() {
+        let bundle = load(|_| {}).unwrap();
+        assert!(bundle.rootfs.is_absolute());
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_name() {
+        let error = load(|s| s["linux"]["intelRdt"] = json!({ "closID": "x" })).unwrap_err();
+        assert!(error.to_string().contains("linux.intelRdt"), "{error}");
+        assert!(load(|s| s["linux"]["namespaces"] = json!([])).is_err());
+        assert!(load(|s| s["process"]["args"] = json!([])).is_err());
+        assert!(load(|s| s["process"]["cwd"] = json!("relative")).is_err());
+        assert!(load(|s| s["ociVersion"] = json!("2.0.0")).is_err());
+        assert!(load(|s| s["root"]["path"] = json!("/")).is_err());
+    }
+}
