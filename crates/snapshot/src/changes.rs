@@ -8,6 +8,7 @@ use pouch_types::ContainerId;
 use crate::container::is_whiteout;
 use crate::error::{Result, SnapshotError};
 use crate::layout::{Snapshotter, blocking};
+use crate::usage::MAX_DEPTH;
 
 /// Longest list of changes.
 const MAX_CHANGES: usize = 1_000_000;
@@ -36,7 +37,8 @@ impl Snapshotter {
     /// The changes of container `key`, by path.
     ///
     /// # Errors
-    /// [`SnapshotError::NoContainer`], [`SnapshotError::TooManyChanges`], I/O errors.
+    /// [`SnapshotError::NoContainer`], [`SnapshotError::TooManyChanges`],
+    /// [`SnapshotError::TooDeep`], I/O errors.
     pub async fn changes(&self, key: &ContainerId) -> Result<Vec<Change>> {
         let upper = self.upper(key)?;
         let (this, id) = (self.clone(), key.clone());
@@ -94,6 +96,9 @@ impl Diff {
                 && next.xattr("trusted.overlay.opaque")?.as_deref() == Some(b"y")
             {
                 self.hidden(&next, &path)?;
+            }
+            if levels.len() == MAX_DEPTH {
+                return Err(SnapshotError::TooDeep(MAX_DEPTH));
             }
             levels.push((next.read_dir()?, next, path));
         }

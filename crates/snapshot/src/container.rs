@@ -172,6 +172,9 @@ impl Snapshotter {
     /// Mounts the root file system of `key` where nobody sees it. The mount lives as long as the
     /// descriptor and what is opened through it.
     ///
+    /// For containers that do not run: the kernel does not define two mounts of one upper
+    /// directory. A running container is reached through `/proc/<pid>/root`.
+    ///
     /// # Errors
     /// As [`Snapshotter::mounts`], and [`SnapshotError::Overlay`].
     pub async fn mount_detached(&self, key: &ContainerId) -> Result<RootFd> {
@@ -202,7 +205,7 @@ impl Snapshotter {
     /// is not there is no error.
     ///
     /// # Errors
-    /// I/O errors; `EBUSY` when it is mounted in this mount namespace.
+    /// I/O errors.
     pub async fn remove(&self, key: &ContainerId) -> Result<()> {
         let (this, id) = (self.clone(), key.clone());
         blocking(move || this.throw_away("c", id.as_str())).await?;

@@ -100,6 +100,9 @@ pub enum SnapshotError {
     /// More changed paths than are listed.
     #[error("more than {0} changed paths")]
     TooManyChanges(usize),
+    /// A tree with more levels than are walked with open descriptors.
+    #[error("more than {0} nested directories")]
+    TooDeep(usize),
     /// The directory of a container is damaged.
     #[error("record {} is damaged", path.display())]
     Damaged {
@@ -154,7 +157,9 @@ impl Classified for SnapshotError {
             Self::StorageOption { .. } | Self::Overlay { .. } => ErrorKind::Unsupported,
             Self::Unpack { kind, .. } => *kind,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
-            Self::TooManyChanges(_) | Self::TooManyLayers { .. } => ErrorKind::ResourceExhausted,
+            Self::TooManyChanges(_) | Self::TooDeep(_) | Self::TooManyLayers { .. } => {
+                ErrorKind::ResourceExhausted
+            }
             Self::UnpackCrashed { .. } | Self::Insecure { .. } | Self::Damaged { .. } => {
                 ErrorKind::Internal
             }

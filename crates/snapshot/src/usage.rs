@@ -5,8 +5,12 @@ use std::collections::HashSet;
 use pouch_rootfd::RootFd;
 use pouch_types::ContainerId;
 
-use crate::error::Result;
+use crate::error::{Result, SnapshotError};
 use crate::layout::{Snapshotter, blocking};
+
+/// Levels of directories that are open at a time: a container must not be able to use up the
+/// daemon's descriptors.
+pub(crate) const MAX_DEPTH: usize = 256;
 
 /// Disk use of a writable directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,7 +25,7 @@ impl Snapshotter {
     /// What container `key` has written, by walking its upper directory.
     ///
     /// # Errors
-    /// [`SnapshotError::NoContainer`](crate::SnapshotError::NoContainer), I/O errors.
+    /// [`SnapshotError::NoContainer`], [`SnapshotError::TooDeep`], I/O errors.
     pub async fn usage(&self, key: &ContainerId) -> Result<Usage> {
         let upper = self.upper(key)?;
         blocking(move || walk(&upper)).await
@@ -51,6 +55,10 @@ fn walk(root: &RootFd) -> Result<Usage> {
         usage.size += meta.allocated();
         usage.inodes += 1;
         if meta.is_dir() {
+            if levels.len() == MAX_DEPTH {
+                return Err(SnapshotError::TooDeep(MAX_DEPTH));
+            }
+            let Some((_, directory)) = levels.last() else { continue };
             match directory.pin_dir(&name) {
                 Ok(next) => levels.push((next.read_dir()?, next)),
                 Err(error) if error.is_not_found() => {}
