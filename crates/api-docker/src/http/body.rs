@@ -1,0 +1,120 @@
+//! Request bodies: content types and caps.
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::error::{ApiError, ApiResult};
+use crate::limits;
+
+/// A JSON body. An empty one is the zero value, as dockerd takes it.
+#[derive(Debug)]
+pub(crate) struct Json<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> ApiResult<Self> {
+        let (parts, body) = request.into_parts();
+        let bytes = collect(body).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        check_json(&parts.headers)?;
+        pouch_docker_types::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+    }
+}
+
+/// The whole body, at most [`limits::JSON_BODY`] bytes.
+async fn collect(body: Body) -> ApiResult<Bytes> {
+    let read = Limited::new(body, limits::JSON_BODY).collect();
+    let read = tokio::time::timeout(limits::BODY_READ, read).await.map_err(|_| {
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive in time")
+    })?;
+    match read {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("request body is larger than {} bytes", limits::JSON_BODY),
+        )),
+        Err(error) => Err(ApiError::invalid(format!("reading the request body: {error}"))),
+    }
+}
+
+/// A body is JSON only if it says so: a form that a browser posts across sites cannot.
+fn check_json(headers: &HeaderMap) -> ApiResult<()> {
+    let given = headers.get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap_or("?")).unwrap_or("");
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format!("unsupported Content-Type header ({given}): must be 'application/json'"),
+    ))
+}
+
+/// Checks the type of a body that is an archive and hands its stream on.
+///
+/// # Errors
+/// 415 for anything but a tar archive, plain or compressed.
+pub(crate) fn raw_body(headers: &HeaderMap, body: Body) -> ApiResult<Body> {
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(body) };
+    let given = given.to_str().unwrap_or("?");
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    // `text/plain` and forms are what a page of another site can post without a preflight.
+    let refused = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
+    if refused.contains(&essence.as_str()) {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("unsupported Content-Type header ({given}): must be 'application/x-tar'"),
+        ));
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use pouch_docker_types::exec::ExecStart;
+
+    use super::*;
+
+    async fn read(content_type: Option<&str>, body: Body) -> ApiResult<Json<ExecStart>> {
+        let mut request = Request::post("/");
+        if let Some(value) = content_type {
+            request = request.header("content-type", value);
+        }
+        Json::from_request(request.body(body).unwrap(), &()).await
+    }
+
+    #[tokio::test]
+    async fn content_types() {
+        let body = || Body::from(r#"{"Tty":true}"#);
+        for good in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert!(read(Some(good), body()).await.unwrap().0.tty, "{good}");
+        }
+        for bad in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
+            let status = read(bad, body()).await.unwrap_err().status();
+            assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        }
+        assert!(!read(Some("text/plain"), Body::empty()).await.unwrap().0.tty);
+    }
+
+    #[tokio::test]
+    async fn caps_and_syntax() {
+        let json = Some("application/json");
+        let error = read(json, Body::from("{")).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::BAD_REQUEST);
+        assert!(error.message().starts_with("invalid JSON: "));
+        let at = |size: usize| Body::from(vec![b' '; size]);
+        assert!(read(json, at(limits::JSON_BODY)).await.is_ok());
+        let error = read(json, at(limits::JSON_BODY + 1)).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}

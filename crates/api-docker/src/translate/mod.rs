@@ -1,0 +1,31 @@
+//! Between the words of the API and those of the engine, both ways, without I/O.
+//!
+//! Each module owns one noun and reads and writes it side by side, so that what `create` takes is
+//! what `inspect` shows again. Reading refuses: a malformed value is 400 and a known field that is
+//! not honoured is 501, each with the field's name; unknown fields never get here. Writing is
+//! total.
+
+pub(crate) mod create;
+pub(crate) mod log;
+pub(crate) mod mount;
+pub(crate) mod namespaces;
+pub(crate) mod network;
+pub(crate) mod ports;
+pub(crate) mod process;
+pub(crate) mod resources;
+pub(crate) mod restart;
+pub(crate) mod security;
+mod value;
+
+use pouch_types::spec::{CgroupnsMode, LogSpec};
+
+/// What the daemon puts in where a request says nothing, and inspect must show.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// Log driver and options of containers that name none.
+    pub log: LogSpec,
+    /// Name of the runtime of containers that name none.
+    pub runtime: String,
+    /// Cgroup namespace: private on cgroup v2, the host's on v1.
+    pub cgroupns: CgroupnsMode,
+}
