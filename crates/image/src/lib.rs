@@ -1,1 +1,255 @@
-//! Images: pull, load, save, import, tag, remove, over content store and snapshotter
+//! Images: where they come from (registry, archive, tar), what they are called, what they need on
+//! disk and when that may go.
+//!
+//! **Identity.** An image is the digest of its configuration. Its names are references, each with
+//! owners: the Docker face, the CRI face or both. A face gives up only its own claim; a name goes
+//! with its last claim, an image with its last name and its last container.
+//!
+//! **Storage.** Rows in the store say what exists. Layers are unpacked once by diffID in the
+//! [`LayerStore`]; blobs as they came are kept in the content store, because push, save and the
+//! next partial pull need them. Rows are written last when something comes and first when
+//! something goes, so a crash leaves bytes without rows, which the next start collects, and never
+//! rows without bytes.
+//!
+//! **Memory.** All images are cached, parsed and immutable: list, inspect and look-ups do no I/O.
+//!
+//! **Trust.** Digest and size of every blob are checked while it streams, the diffID while it is
+//! unpacked, wherever the bytes came from. Limits are in [`limits`].
+
+#![forbid(unsafe_code)]
+
+mod archive;
+mod catalog;
+mod changes;
+pub mod config;
+mod error;
+mod filter;
+mod image;
+mod import;
+mod layers;
+pub mod limits;
+mod load;
+mod pins;
+mod progress;
+mod pull;
+mod remove;
+mod rows;
+mod save;
+mod sweep;
+mod tarball;
+mod unpack;
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use pouch_content::ContentStore;
+use pouch_registry::Registry;
+use pouch_store::Store;
+use pouch_types::{ImageId, ImageRef};
+use tokio::sync::Semaphore;
+
+pub use archive::ArchiveError;
+pub use changes::{Changes, InvalidChange};
+pub use config::{ContainerConfig, HealthConfig, ImageConfig};
+pub use error::{ImageError, InUse};
+pub use filter::{LabelFilter, ListFilter};
+pub use image::{Image, Layer, Owner, Owners, Packing, Step};
+pub use import::ImportOptions;
+pub use layers::{LayerError, LayerStore, LayerStream, Unpacked};
+pub use progress::{Amount, Event, LayerState, Loaded, Progress};
+pub use pull::PullRequest;
+pub use remove::{ImageUser, RemoveOptions, Removed};
+pub use rows::{Released, SCHEMA, release_image, use_image};
+pub use save::SaveStream;
+pub use sweep::{PruneFilter, PruneReport, Usage};
+
+use catalog::Catalog;
+use image::Reference;
+use pins::{Flights, Pins};
+use rows::Record;
+
+/// All images. A handle; clones share them.
+#[derive(Clone)]
+pub struct Images(Arc<Inner>);
+
+pub(crate) struct Inner {
+    store: Store,
+    content: ContentStore,
+    layers: Arc<dyn LayerStore>,
+    registry: Registry,
+    catalog: RwLock<Catalog>,
+    /// Held over a commit and the same change of the catalog, so that both see one order.
+    change: tokio::sync::Mutex<()>,
+    pins: Arc<Pins>,
+    fetches: Flights,
+    unpacks: Flights,
+    unpack_slots: Semaphore,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images").finish_non_exhaustive()
+    }
+}
+
+impl Images {
+    /// Loads all images and collects what a crash left behind.
+    ///
+    /// # Errors
+    /// Unreadable records, or I/O.
+    pub async fn open(
+        store: Store,
+        content: ContentStore,
+        layers: Arc<dyn LayerStore>,
+        registry: Registry,
+    ) -> Result<Self, ImageError> {
+        store.write(rows::delete_orphans).await?;
+        let (records, references) = store.read(rows::load).await?;
+        let images = Self(Arc::new(Inner {
+            store,
+            content,
+            layers,
+            registry,
+            catalog: RwLock::new(Catalog::new(records, references)),
+            change: tokio::sync::Mutex::default(),
+            pins: Arc::default(),
+            fetches: Flights::default(),
+            unpacks: Flights::default(),
+            unpack_slots: Semaphore::new(limits::UNPACKS),
+        }));
+        images.sweep_leftovers().await?;
+        Ok(images)
+    }
+
+    /// The image of a name (`repository[:tag][@digest]`) or of a full or short id, with or without
+    /// `sha256:`. No I/O.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`], [`ImageError::Ambiguous`], [`ImageError::Reference`].
+    pub fn resolve(&self, text: &str) -> Result<Arc<Image>, ImageError> {
+        self.catalog().resolve(text).map(|(image, _)| image)
+    }
+
+    /// The image of an id. No I/O.
+    #[must_use]
+    pub fn get(&self, id: &ImageId) -> Option<Arc<Image>> {
+        self.catalog().get(&id.0).cloned()
+    }
+
+    /// The images that match, newest first. No I/O.
+    ///
+    /// # Errors
+    /// When `before` or `since` names an image that does not exist.
+    pub fn list(&self, filter: &ListFilter) -> Result<Vec<Arc<Image>>, ImageError> {
+        filter.apply(&self.catalog())
+    }
+
+    /// The names of an image with their owners, sorted. No I/O.
+    #[must_use]
+    pub fn references(&self, id: &ImageId) -> Vec<(ImageRef, Owners)> {
+        self.catalog().names(&id.0).into_iter().map(|r| (r.name, r.owners)).collect()
+    }
+
+    /// The steps of an image's making, newest first. No I/O.
+    ///
+    /// # Errors
+    /// As [`Images::resolve`].
+    pub fn history(&self, text: &str) -> Result<Vec<Step>, ImageError> {
+        Ok(self.resolve(text)?.history())
+    }
+
+    /// The bytes of an image's configuration, as it came.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`], the database.
+    pub async fn raw_config(&self, id: &ImageId) -> Result<Bytes, ImageError> {
+        let wanted = id.clone();
+        self.0
+            .store
+            .read(move |c| rows::raw_config(c, &wanted))
+            .await?
+            .ok_or_else(|| ImageError::NotFound(id.to_string()))
+    }
+
+    /// Gives an image one more name; a name that is in use moves.
+    ///
+    /// # Errors
+    /// As [`Images::resolve`] for `source`; [`ImageError::TagWithDigest`].
+    pub async fn tag(
+        &self,
+        source: &str,
+        name: &ImageRef,
+        owner: Owner,
+    ) -> Result<Arc<Image>, ImageError> {
+        if name.digest().is_some() {
+            return Err(ImageError::TagWithDigest);
+        }
+        let _change = self.0.change.lock().await;
+        let image = self.resolve(source)?;
+        let reference = self.claimed(name, &image.id, None, owner);
+        let row = reference.clone();
+        self.0.store.write(move |tx| rows::put_reference(tx, &row)).await?;
+        self.catalog_mut().point(reference);
+        Ok(image)
+    }
+
+    /// The row of a name with `owner`'s claim added. A claim of the other face on the name stays:
+    /// what a name means to one face it means to both.
+    fn claimed(
+        &self,
+        name: &ImageRef,
+        image: &ImageId,
+        manifest: Option<pouch_types::Digest>,
+        owner: Owner,
+    ) -> Reference {
+        let owners = self.catalog().reference(name).map_or_else(Owners::default, |r| r.owners);
+        Reference { name: name.clone(), image: image.0, manifest, owners: owners.with(owner) }
+    }
+
+    /// Makes an image that is complete on disk exist, under `names`. The caller pins its digests.
+    pub(crate) async fn admit(
+        &self,
+        record: Record,
+        names: &[(ImageRef, Option<pouch_types::Digest>)],
+        owner: Owner,
+    ) -> Result<(), ImageError> {
+        let free = {
+            let _change = self.0.change.lock().await;
+            let references: Vec<Reference> = names
+                .iter()
+                .map(|(name, manifest)| self.claimed(name, &record.id, *manifest, owner))
+                .collect();
+            let rows = (record.clone(), references.clone());
+            self.0
+                .store
+                .write(move |tx| {
+                    rows::put_image(tx, &rows.0)?;
+                    rows.1.iter().try_for_each(|reference| rows::put_reference(tx, reference))
+                })
+                .await?;
+            let mut catalog = self.catalog_mut();
+            let mut record = record;
+            if let Some(known) = catalog.get(&record.id.0) {
+                // As the row does: what is known already stays known.
+                record.manifest = record.manifest.or(known.manifest);
+                record.parent = known.parent.clone().or(record.parent);
+                record.last_tagged = known.last_tagged;
+            }
+            let free = catalog.insert(record);
+            references.into_iter().for_each(|reference| catalog.point(reference));
+            free
+        };
+        self.sweep(free).await;
+        Ok(())
+    }
+
+    pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        // A panic while it is held would be a defect in a few map operations; the rows are right
+        // in any case, and going on beats refusing every image operation.
+        self.0.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn catalog_mut(&self) -> RwLockWriteGuard<'_, Catalog> {
+        self.0.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,32 @@
+//! Every bound on what an image, an archive or a registry may make us read or keep.
+
+/// Bytes of an image configuration.
+pub const CONFIG_BYTES: u64 = 8 << 20;
+/// Bytes of a manifest or index, from a registry or in an archive.
+pub const MANIFEST_BYTES: u64 = 4 << 20;
+/// Layers of one image. Overlay mounts of the kernel stop at 500 lower directories.
+pub const LAYERS: usize = 500;
+/// Entries in the history of one image; every layer and every metadata step has one.
+pub const HISTORY: usize = 4096;
+/// Images in one archive, and tags on each.
+pub const ARCHIVE_IMAGES: usize = 1024;
+/// Entries of the archive that `load` reads (not of the layers within).
+pub const ARCHIVE_ENTRIES: usize = 65_536;
+/// Bytes of a name in that archive.
+pub const ARCHIVE_NAME: usize = 1024;
+/// Bytes of an extended header in that archive.
+pub const ARCHIVE_HEADER: u64 = 1 << 20;
+/// Bytes that one archive, or one layer to import, may unfold to.
+pub const ARCHIVE_BYTES: u64 = 256 << 30;
+/// Links that are followed from one name in that archive.
+pub const ARCHIVE_LINKS: usize = 8;
+/// Seconds that a client may take for its next bytes of an archive.
+pub const INPUT_IDLE_SECONDS: u64 = 600;
+/// Layers of one pull that are fetched at the same time (Docker's `max-concurrent-downloads`).
+pub const DOWNLOADS: usize = 3;
+/// Layers that are unpacked at the same time, over all pulls.
+pub const UNPACKS: usize = 3;
+/// Progress events that wait for a slow client before pictures of the progress are dropped.
+pub const PROGRESS_QUEUE: usize = 64;
+/// Age at which the bytes of an unfinished download are given up, seconds.
+pub const INGEST_AGE_SECONDS: u64 = 7 * 24 * 3600;

@@ -1,0 +1,303 @@
+//! Removal, prune and the collection of bytes that no image needs.
+//!
+//! Rows go in one transaction, the catalog follows, the bytes last: each digest is condemned, so
+//! that no pull can begin to build on it, looked up once more and deleted. A deletion that fails is
+//! logged and left to the next start.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use pouch_types::{Digest, ImageId};
+
+use crate::Images;
+use crate::error::{ImageError, InUse};
+use crate::filter::{LabelFilter, ListFilter};
+use crate::image::{Image, Layer, Owner};
+use crate::limits;
+use crate::remove::{self, ImageUser, Plan, Planner, RemoveOptions, Removed};
+use crate::rows::{self, Deleted};
+
+/// Which images [`Images::prune`] removes.
+#[derive(Debug, Clone, Default)]
+pub struct PruneFilter {
+    /// Also images with a name (`docker image prune -a`).
+    pub all: bool,
+    /// Only those with all of these labels.
+    pub labels: Vec<LabelFilter>,
+    /// Only those with none of these labels.
+    pub without_labels: Vec<LabelFilter>,
+    /// Only those made before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// What a prune did.
+#[derive(Debug, Clone, Default)]
+pub struct PruneReport {
+    /// Names and images that are gone.
+    pub removed: Vec<Removed>,
+    /// Bytes freed, unpacked layers and blobs together.
+    pub reclaimed: u64,
+}
+
+/// Disk use of images.
+#[derive(Debug, Clone)]
+pub struct Usage {
+    /// Bytes of all unpacked layers, each counted once.
+    pub layers: u64,
+    /// Bytes of all layer blobs, each counted once.
+    pub blobs: u64,
+    /// Each image with the bytes of its layers that other images share.
+    pub images: Vec<(Arc<Image>, u64)>,
+}
+
+impl Images {
+    /// Removes a name or an image by Docker's rules. `users` tells which containers use an image;
+    /// it is asked while the change is planned and must not block.
+    ///
+    /// # Errors
+    /// As [`Images::resolve`]; [`ImageError::ReferenceInUse`], [`ImageError::ImageInUse`],
+    /// [`ImageError::ReferenceOfPods`]; the database. Nothing is removed then.
+    pub async fn remove(
+        &self,
+        text: &str,
+        options: RemoveOptions,
+        users: impl Fn(&ImageId) -> Vec<ImageUser> + Send + Sync,
+    ) -> Result<Vec<Removed>, ImageError> {
+        let change = self.0.change.lock().await;
+        let plan = Planner::new(&self.catalog(), options, &users).remove(text)?;
+        let (removed, free) = self.carry_out(plan, options).await?;
+        drop(change);
+        self.sweep(free).await;
+        Ok(removed)
+    }
+
+    /// Gives up one face's claim on all names of an image; the image goes when nobody holds a
+    /// name. A container that uses it keeps its bytes. For CRI, whose RemoveImage means exactly
+    /// this.
+    ///
+    /// # Errors
+    /// The database. An image that is not here is no error.
+    pub async fn disown(&self, id: &ImageId, owner: Owner) -> Result<Vec<Removed>, ImageError> {
+        let change = self.0.change.lock().await;
+        let Some(image) = self.get(id) else { return Ok(Vec::new()) };
+        let plan = remove::disown(&self.catalog(), &image, owner);
+        let forced = RemoveOptions { force: true, ..RemoveOptions::default() };
+        let (removed, free) = self.carry_out(plan, forced).await?;
+        drop(change);
+        self.sweep(free).await;
+        Ok(removed)
+    }
+
+    /// Removes every image that no container uses: those without a tag, or all. Names and images
+    /// that only pods hold stay.
+    ///
+    /// # Errors
+    /// The database. An image that cannot go is skipped.
+    pub async fn prune(
+        &self,
+        filter: &PruneFilter,
+        users: impl Fn(&ImageId) -> Vec<ImageUser> + Send + Sync,
+    ) -> Result<PruneReport, ImageError> {
+        let candidates = self.list(&ListFilter {
+            dangling: (!filter.all).then_some(true),
+            labels: filter.labels.clone(),
+            without_labels: filter.without_labels.clone(),
+            until: filter.until,
+            ..ListFilter::default()
+        })?;
+        let mut report = PruneReport::default();
+        for image in candidates {
+            if !users(&image.id).is_empty() {
+                continue;
+            }
+            let change = self.0.change.lock().await;
+            let names = self.catalog().names(&image.id.0);
+            let targets: Vec<String> = if names.is_empty() {
+                vec![image.id.to_string()]
+            } else {
+                names
+                    .iter()
+                    .filter(|name| name.owners.contains(Owner::Docker))
+                    .map(|name| name.name.to_string())
+                    .collect()
+            };
+            let mut freed = Vec::new();
+            for target in targets {
+                let options = RemoveOptions::default();
+                let plan = Planner::new(&self.catalog(), options, &users).remove(&target);
+                match plan {
+                    Ok(plan) => {
+                        let (removed, free) = self.carry_out(plan, options).await?;
+                        report.removed.extend(removed);
+                        freed.extend(free);
+                    }
+                    // The last of its names took the others along, or it came into use.
+                    Err(ImageError::NotFound(_)) => {}
+                    Err(refused) => tracing::debug!(%target, %refused, "not pruned"),
+                }
+            }
+            drop(change);
+            report.reclaimed += self.sweep(freed).await;
+        }
+        Ok(report)
+    }
+
+    /// Disk use. No I/O.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let catalog = self.catalog();
+        let mut users: HashMap<Digest, (u64, usize)> = HashMap::new();
+        let mut packed: HashMap<Digest, u64> = HashMap::new();
+        for image in catalog.images() {
+            for layer in distinct(image) {
+                users.entry(layer.diff_id).or_insert((layer.size, 0)).1 += 1;
+                packed.insert(layer.blob, layer.blob_size);
+            }
+        }
+        let shared = |layer: &&Layer| users.get(&layer.diff_id).is_some_and(|(_, n)| *n > 1);
+        let images = catalog
+            .images()
+            .map(|image| {
+                let bytes = distinct(image).filter(shared).map(|l| l.size).sum();
+                (Arc::clone(image), bytes)
+            })
+            .collect();
+        let layers = users.values().map(|(size, _)| size).sum();
+        let blobs = packed.values().sum();
+        Usage { layers, blobs, images }
+    }
+
+    /// Frees the bytes of an image after [`release_image`](crate::release_image) said
+    /// [`Gone`](crate::Released::Gone) and its transaction was committed.
+    pub async fn forget(&self, id: &ImageId) {
+        let free = {
+            let _change = self.0.change.lock().await;
+            let mut catalog = self.catalog_mut();
+            // It may have been pulled again in between, which made it a new image.
+            if catalog.get(&id.0).is_some() { Vec::new() } else { catalog.remove(&id.0) }
+        };
+        self.sweep(free).await;
+    }
+
+    /// Commits a plan and makes the catalog follow. The caller holds the change lock.
+    async fn carry_out(
+        &self,
+        plan: Plan,
+        options: RemoveOptions,
+    ) -> Result<(Vec<Removed>, Vec<Digest>), ImageError> {
+        let Plan { references, images, removed } = plan;
+        let changed = references.clone();
+        let ids: Vec<ImageId> = images.iter().map(|image| image.id.clone()).collect();
+        let fates = self
+            .0
+            .store
+            .write(move |tx| {
+                for reference in &changed {
+                    if reference.owners.is_empty() {
+                        rows::delete_reference(tx, &reference.name.to_string())?;
+                    } else {
+                        rows::put_reference(tx, reference)?;
+                    }
+                }
+                let mut fates = Vec::new();
+                for id in ids {
+                    let text = id.to_string();
+                    // A container that came into being after the plan was made.
+                    if !options.force
+                        && let Some(user) = rows::users(tx, &text)?.first()
+                    {
+                        let short = user.chars().take(12).collect();
+                        return Err(ImageError::in_use(&id, InUse::Stopped(short)));
+                    }
+                    fates.push((id, rows::delete_image(tx, &text)?));
+                }
+                Ok::<_, ImageError>(fates)
+            })
+            .await?;
+        let mut catalog = self.catalog_mut();
+        for reference in references {
+            if reference.owners.is_empty() {
+                catalog.unpoint(&reference.name);
+            } else {
+                catalog.point(reference);
+            }
+        }
+        let mut free = Vec::new();
+        for (id, fate) in fates {
+            match fate {
+                Deleted::Gone => free.extend(catalog.remove(&id.0)),
+                Deleted::Retired => catalog.retire(&id.0),
+            }
+        }
+        Ok((removed, free))
+    }
+
+    /// Deletes layers and blobs that are still unneeded and unpinned; the bytes that were freed.
+    pub(crate) async fn sweep(&self, digests: impl IntoIterator<Item = Digest>) -> u64 {
+        let mut freed = 0;
+        for digest in digests {
+            let Some(_condemned) = self.0.pins.condemn(&digest) else { continue };
+            // From here on nobody can begin to need it; somebody may have before.
+            if self.catalog().is_needed(&digest) {
+                continue;
+            }
+            freed += self.delete_bytes(&digest).await;
+        }
+        freed
+    }
+
+    async fn delete_bytes(&self, digest: &Digest) -> u64 {
+        let mut freed = 0;
+        match self.0.layers.get(digest).await {
+            Ok(Some(layer)) => match self.0.layers.remove(digest).await {
+                Ok(()) => freed += layer.size,
+                Err(error) => tracing::warn!(%digest, %error, "layer is left for the next start"),
+            },
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%digest, %error, "layer cannot be looked up"),
+        }
+        let blob = self.0.content.info(digest).await;
+        match blob {
+            Ok(Some(info)) => match self.0.content.delete(digest).await {
+                Ok(()) => freed += info.size,
+                Err(error) => tracing::warn!(%digest, %error, "blob is left for the next start"),
+            },
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%digest, %error, "blob cannot be looked up"),
+        }
+        freed
+    }
+
+    /// Collects what a crash left: layers and blobs without rows, ingests that cannot be resumed
+    /// or that nobody resumed for long.
+    pub(crate) async fn sweep_leftovers(&self) -> Result<(), ImageError> {
+        let mut found: HashSet<Digest> =
+            self.0.content.walk().await?.into_iter().map(|blob| blob.digest).collect();
+        match self.0.layers.list().await {
+            Ok(layers) => found.extend(layers),
+            Err(error) => tracing::warn!(%error, "layers cannot be listed"),
+        }
+        found.retain(|digest| !self.catalog().is_needed(digest));
+        if !found.is_empty() {
+            let freed = self.sweep(found).await;
+            tracing::info!(bytes = freed, "collected layers and blobs of no image");
+        }
+        let now = SystemTime::now();
+        for ingest in self.0.content.ingests().await? {
+            let age = now.duration_since(ingest.modified).unwrap_or(Duration::ZERO);
+            let old = age > Duration::from_secs(limits::INGEST_AGE_SECONDS);
+            if old || !ingest.key.is_resumable() {
+                self.0.content.delete_ingest(&ingest.key).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The layers of an image, one that it lists twice only once.
+fn distinct(image: &Image) -> impl Iterator<Item = &Layer> {
+    let mut seen = HashSet::new();
+    image.layers.iter().filter(move |layer| seen.insert(layer.diff_id))
+}
