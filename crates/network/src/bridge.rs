@@ -470,6 +470,23 @@ pub(crate) fn survey(except: &str) -> io::Result<(Vec<Subnet>, Option<u32>)> {
     Ok((used, mtu))
 }
 
+/// The host's IPv4 addresses.
+pub(crate) fn local_addresses() -> io::Result<HashSet<Ipv4Addr>> {
+    let mut query = AddressMessage::default();
+    query.header.family = AddressFamily::Inet;
+    let all = Rtnl::open()?.dump(RouteNetlinkMessage::GetAddress(query))?;
+    let local = |message| match message {
+        RouteNetlinkMessage::NewAddress(found) => {
+            found.attributes.into_iter().find_map(|a| match a {
+                AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
+                _ => None,
+            })
+        }
+        _ => None,
+    };
+    Ok(all.into_iter().filter_map(local).collect())
+}
+
 /// Whether the host has a bridge other than `except` (another engine's, then).
 pub(crate) fn other_bridges(except: &str) -> io::Result<Vec<String>> {
     let links = Rtnl::open()?.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;

@@ -28,6 +28,7 @@ mod holder;
 mod lease;
 mod mac;
 mod names;
+mod netfilter;
 mod networks;
 mod nft;
 mod ports;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pouch_store::Store;
+use pouch_types::spec::Protocol;
 use pouch_types::{ContainerId, NetworkId};
 use tokio::sync::{RwLock, RwLockReadGuard};
 
@@ -19,6 +20,7 @@ use crate::endpoint::{
 use crate::error::NetworkError;
 use crate::forwarding::{self, Transit};
 use crate::lease::{self, EndpointRow, NetworkRow, NewLease};
+use crate::netfilter::{self, Deletions};
 use crate::nft::Nft;
 use crate::ports::{self, PortTable};
 use crate::ruleset::{Base, ForeignTransit, Forward, Ruleset, table_name};
@@ -188,6 +190,26 @@ impl Networks {
         .await
     }
 
+    /// Installs the rules anew whenever somebody deletes them (`nft flush ruleset`, a restart of
+    /// nftables.service): within half a second. Never returns but with an error; drop the future
+    /// to stop, at any time.
+    ///
+    /// # Errors
+    /// [`NetworkError::Link`] when the kernel's notifications cannot be read. A failed
+    /// installation is logged and tried again at the next deletion.
+    pub async fn watch(&self) -> Result<std::convert::Infallible, NetworkError> {
+        let table = table_name(&self.0.config.bridge);
+        let failed = |source| NetworkError::link("watch the rules of", &table)(source);
+        let deletions = Deletions::of(table.clone()).map_err(failed)?;
+        loop {
+            deletions.next().await.map_err(failed)?;
+            if let Err(error) = self.reapply().await {
+                let error = pouch_types::error::chain(&error);
+                tracing::error!(error, "deleted packet rules could not be installed again");
+            }
+        }
+    }
+
     /// All networks, in the order `bridge`, `host`, `none`.
     ///
     /// # Errors
@@ -305,6 +327,22 @@ fn forwards(endpoint: &Endpoint) -> Vec<Forward> {
             IpAddr::V6(_) => None,
         })
         .collect()
+}
+
+/// Makes UDP clients that never pause see the change. Best effort: without it they see it after
+/// their next pause.
+async fn forget_flows(changed: Vec<Forward>) {
+    if !changed.iter().any(|f| f.protocol == Protocol::Udp) {
+        return;
+    }
+    let done = blocking(move || {
+        let forget = || netfilter::forget_udp(&changed, &bridge::local_addresses()?);
+        forget().map_err(NetworkError::link("forget the flows of", "udp"))
+    });
+    if let Err(error) = done.await {
+        let error = pouch_types::error::chain(&error);
+        tracing::warn!(error, "stale UDP flows may keep their translation");
+    }
 }
 
 impl Inner {
@@ -457,11 +495,13 @@ impl Inner {
             return Ok(());
         }
         let _rules = self.rules.lock().await;
-        if let Err(error) = self.ruleset.publish(&added).await {
+        let published = self.ruleset.publish(&added).await;
+        if let Err(error) = published {
             // Somebody flushed the rules; the row is there, so a fresh set has our ports too.
             tracing::warn!(error = %error, "packet rules are gone; installing them again");
             self.install().await?;
         }
+        forget_flows(added).await;
         Ok(())
     }
 
@@ -494,6 +534,7 @@ impl Inner {
                 tracing::warn!(error = %error, "packet rules are gone; installing them again");
                 self.install().await?;
             }
+            forget_flows(removed).await;
         }
         self.ports().release_ports(&row.container, &endpoint.ports);
         let guard = Arc::clone(&self.trailing).read_owned().await;

@@ -6,7 +6,7 @@ mod rig;
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pouch_netns::{Ipv6, Netns};
 use pouch_network::{Driver, Icc, LiveContainer, NetworkError};
@@ -415,6 +415,63 @@ fn flushed_rules_come_back_with_the_next_publication() {
             run("nft", &["flush", "ruleset"]);
             rig.gone(b).await;
             assert!(host_asks(LOOPBACK, 8080).is_ok());
+        },
+    );
+}
+
+/// SEC-52: deleted rules are back within two seconds.
+#[test]
+fn a_watched_ruleset_comes_back() {
+    on_host(
+        |_| {},
+        |rig| async move {
+            let a = rig.container("aa", vec![binding(80, Protocol::Tcp, None, 8080)]).await;
+            let standing = census();
+            let networks = rig.networks.clone();
+            let watch = tokio::spawn(async move { networks.watch().await });
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            for _ in 0..2 {
+                run("nft", &["flush", "ruleset"]);
+                assert_ne!(census(), standing);
+                let flushed = Instant::now();
+                while census() != standing {
+                    assert!(flushed.elapsed() < Duration::from_secs(2));
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            rig.gone(a).await;
+            rig.networks.close_unused().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert!(!census().contains("table"), "our own removal is no reason to install again");
+            watch.abort();
+        },
+    );
+}
+
+/// A client that never pauses follows the port from nobody to one container and to the next.
+#[test]
+fn udp_flows_follow_the_publication() {
+    on_host(
+        |_| {},
+        |rig| async move {
+            let keep = rig.container("keep", vec![]).await;
+            let client = inside(&rig.neighbour, || UdpSocket::bind("0.0.0.0:40000").unwrap());
+            client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            let ask = || {
+                let mut buffer = [0; 64];
+                let _ = client.send_to(b"x", (HOST, 5353));
+                client.recv_from(&mut buffer).is_ok()
+            };
+            assert!(!ask());
+            let publish = || vec![binding(53, Protocol::Udp, None, 5353)];
+            for name in ["aa", "bb"] {
+                let container = rig.container(name, publish()).await;
+                serve_udp(&container.netns, 53);
+                assert!(ask(), "{name}");
+                rig.gone(container).await;
+                assert!(!ask(), "after {name}");
+            }
+            rig.gone(keep).await;
         },
     );
 }
