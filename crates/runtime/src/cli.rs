@@ -24,7 +24,8 @@ use crate::{spawn, template, update};
 /// Where containers are remembered unless `--root` says otherwise.
 pub const DEFAULT_ROOT: &str = "/run/pouch-runtime";
 
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
+/// clap puts the name before it, as runc does with "version" in between.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
 
 /// OCI runtime of pouch.
 #[derive(Debug, Parser)]

@@ -14,6 +14,9 @@ pub(super) enum Version {
     Two,
 }
 
+/// How often a directory is tried whose parent vanishes.
+const ATTEMPTS: u32 = 8;
+
 /// One mounted hierarchy that containers are placed in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hierarchy {
@@ -77,6 +80,18 @@ pub(super) fn read() -> Result<Vec<Hierarchy>, RuntimeError> {
 impl Hierarchy {
     /// Makes the directory at `relative` with everything that a process needs to be let in.
     pub(super) fn make(&self, relative: &Path) -> Result<PathBuf, RuntimeError> {
+        // Whoever owns the parent may remove it between our steps when its last container goes.
+        for _ in 1..ATTEMPTS {
+            match self.try_make(relative) {
+                Err(RuntimeError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        self.try_make(relative)
+    }
+
+    fn try_make(&self, relative: &Path) -> Result<PathBuf, RuntimeError> {
         let mut path = self.mount.clone();
         for part in relative {
             if self.version == Version::Two {
@@ -84,10 +99,11 @@ impl Hierarchy {
             }
             path.push(part);
             match fs::create_dir(&path) {
-                Ok(()) => self.inherit_cpuset(&path)?,
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error).context("create the cgroup", &path),
             }
+            self.inherit_cpuset(&path)?;
         }
         Ok(path)
     }
