@@ -1,5 +1,7 @@
 //! The binary as its callers see it: life cycle, confinement, errors. Needs root.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::os::fd::AsRawFd;

@@ -8,13 +8,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libcontainer::oci_spec::runtime::LinuxResources;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{IoContext, RuntimeError};
+use crate::error::{IoContext, RuntimeError, SystemContext};
 
 mod devices;
 mod limits;
@@ -55,40 +57,72 @@ pub struct Placement {
     unified: bool,
 }
 
-/// Makes the cgroup of a container and puts `pid` there, with the limits in place.
+/// Makes the cgroup of a container, with the limits in place.
 ///
 /// `path` is the specification's `cgroupsPath`, or none for a directory named after the id.
 pub(crate) fn create(
     path: Option<&Path>,
     id: &str,
-    driver: Driver,
-    pid: i32,
     resources: Option<&LinuxResources>,
 ) -> Result<Placement, RuntimeError> {
     let hierarchies = mounts::read()?;
-    if driver == Driver::Systemd {
-        return systemd::create(path, id, pid, resources, &hierarchies);
-    }
     let relative = relative(path, id)?;
     let mut placement = Placement {
         directories: Vec::new(),
         unified: hierarchies.iter().all(|h| h.version == Version::Two),
     };
-    let filled = hierarchies.iter().try_for_each(|hierarchy| {
-        let directory = hierarchy.make(&relative)?;
+    let made = hierarchies.iter().try_for_each(|hierarchy| {
+        let path = hierarchy.make(&relative)?;
         let controllers = hierarchy.controllers.clone();
-        placement.directories.push(Directory { controllers, path: directory });
+        placement.directories.push(Directory { controllers, path });
         Ok(())
     });
-    let placed = filled
-        .and_then(|()| resources.map_or(Ok(()), |resources| placement.apply(resources)))
-        .and_then(|()| placement.add(pid));
-    match placed {
+    let limited =
+        made.and_then(|()| resources.map_or(Ok(()), |resources| placement.apply(resources)));
+    match limited {
         Ok(()) => Ok(placement),
         Err(error) => {
             let _ = placement.remove();
             Err(error)
         }
+    }
+}
+
+/// Makes a systemd scope with `pid` in it.
+pub(crate) fn create_scope(
+    path: Option<&Path>,
+    id: &str,
+    pid: i32,
+    resources: Option<&LinuxResources>,
+) -> Result<Placement, RuntimeError> {
+    systemd::create(path, id, pid, resources, &mounts::read()?)
+}
+
+/// The way of a new process into the cgroups of a container.
+///
+/// Moving a process from outside makes the kernel wait for an RCU grace period, 5 to 20 ms. Both
+/// ways here avoid it: in version 2 a process is born in its cgroup, and in version 1 it moves
+/// itself, as a single thread, through the file `tasks` (not `cgroup.procs`), for which the
+/// kernel takes no global lock.
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    /// Version 2: the directory to be born in.
+    birthplace: Option<OwnedFd>,
+    /// Version 1: the files to write to.
+    tasks: Vec<OwnedFd>,
+}
+
+impl Entry {
+    pub(crate) fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.birthplace.as_ref().map(AsFd::as_fd)
+    }
+
+    /// In the new process, which has one thread.
+    pub(crate) fn enter(&self) -> Result<(), RuntimeError> {
+        for file in &self.tasks {
+            rustix::io::write(file, b"0").call("entering the cgroup")?;
+        }
+        Ok(())
     }
 }
 
@@ -109,12 +143,37 @@ fn relative(path: Option<&Path>, id: &str) -> Result<PathBuf, RuntimeError> {
 }
 
 impl Placement {
-    /// Moves a process into every directory.
-    pub(crate) fn add(&self, pid: i32) -> Result<(), RuntimeError> {
+    /// Opens the way in for a process that is about to be made.
+    pub(crate) fn entry(&self) -> Result<Entry, RuntimeError> {
+        let mut entry = Entry::default();
         for directory in &self.directories {
-            write(&directory.path, "cgroup.procs", &pid.to_string())?;
+            if self.unified {
+                entry.birthplace = Some(open(&directory.path, OFlags::PATH | OFlags::DIRECTORY)?);
+            } else {
+                entry.tasks.push(open(&directory.path.join("tasks"), OFlags::WRONLY)?);
+            }
         }
-        Ok(())
+        Ok(entry)
+    }
+
+    /// The way in for a further process. A container that manages cgroups of its own (version 2)
+    /// has its processes in leaves only; a newcomer then goes where the init process is.
+    pub(crate) fn entry_beside(&self, init: i32) -> Result<Entry, RuntimeError> {
+        let mut entry = self.entry()?;
+        if let (true, Some(top)) = (self.unified, self.directories.first()) {
+            let text = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
+            let own = text.lines().find_map(|line| line.strip_prefix("0::"));
+            // The path is relative to the root of the hierarchy, wherever that is mounted.
+            let name = top.path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some((_, below)) = own.and_then(|path| path.split_once(&*name))
+                && let Some(below) = below.strip_prefix('/')
+                && !Path::new(below).components().any(|c| c == std::path::Component::ParentDir)
+            {
+                let leaf = top.path.join(below);
+                entry.birthplace = Some(open(&leaf, OFlags::PATH | OFlags::DIRECTORY)?);
+            }
+        }
+        Ok(entry)
     }
 
     /// Sets the limits that `resources` names and leaves the others.
@@ -280,6 +339,10 @@ fn remove_tree(path: &Path) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, RuntimeError> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).context("open", path)
 }
 
 fn write(directory: &Path, file: &str, value: &str) -> Result<(), RuntimeError> {

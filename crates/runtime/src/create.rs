@@ -12,7 +12,7 @@ use std::time::Duration;
 use libcontainer::oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, PosixRlimitType};
 use rustix::process::{Pid, Resource, Rlimit};
 
-use crate::cgroup::{self, Driver, Placement};
+use crate::cgroup::{self, Driver, Entry, Placement};
 use crate::channel::{self, Channel, Message};
 use crate::error::{IoContext, RuntimeError, SystemContext};
 use crate::identity::Identity;
@@ -111,6 +111,7 @@ impl Creation<'_> {
         let console =
             self.options.console_socket.as_deref().map(ConsoleSocket::connect).transpose()?;
         let listener = self.listen()?;
+        let entry = self.make_cgroup(undo)?;
         let (ours, theirs) = channel::pair()?;
         let (listen_fds, extra_env) = init::listen_fds();
         let child = {
@@ -126,6 +127,7 @@ impl Creation<'_> {
                 console,
                 listener: &listener,
                 channel: &theirs,
+                entry: &entry,
                 root_switch: self.options.root_switch,
                 keyring: self.options.keyring,
                 preserved_fds: self.options.preserved_fds.saturating_add(listen_fds),
@@ -156,27 +158,37 @@ impl Creation<'_> {
         UnixListener::bind(short).context("bind", &path)
     }
 
+    /// The cgroup, before the process; a scope of systemd cannot be without one and comes after.
+    fn make_cgroup(&self, undo: &mut Undo<'_>) -> Result<Entry, RuntimeError> {
+        if self.options.driver == Driver::Systemd {
+            return Ok(Entry::default());
+        }
+        let linux = self.bundle.linux()?;
+        let path = linux.cgroups_path().as_deref();
+        let placement = cgroup::create(path, self.id, linux.resources().as_ref())?;
+        let entry = placement.entry();
+        undo.placement = Some(placement);
+        entry
+    }
+
     /// What only the outside can give the process.
     fn furnish(&self, pid: i32, plan: &Plan, undo: &mut Undo<'_>) -> Result<(), RuntimeError> {
         let linux = self.bundle.linux()?;
         let process = self.bundle.process()?;
         let raw =
             Pid::from_raw(pid).ok_or_else(|| RuntimeError::Invalid(String::from("no pid")))?;
-        let placement = cgroup::create(
-            linux.cgroups_path().as_deref(),
-            self.id,
-            self.options.driver,
-            pid,
-            linux.resources().as_ref(),
-        )?;
-        undo.placement = Some(placement);
+        if self.options.driver == Driver::Systemd {
+            let path = linux.cgroups_path().as_deref();
+            let resources = linux.resources().as_ref();
+            undo.placement = Some(cgroup::create_scope(path, self.id, pid, resources)?);
+        }
         if plan.is_new(LinuxNamespaceType::User) {
             write_proc(raw, "uid_map", &map_text(linux.uid_mappings().as_deref())?)?;
             write_proc(raw, "gid_map", &map_text(linux.gid_mappings().as_deref())?)?;
         }
-        limit(raw, process, self.log)?;
+        limit(Some(raw), process, self.log)?;
         if let Some(score) = process.oom_score_adj() {
-            adjust_oom_score(raw, score, self.log)?;
+            adjust_oom_score(Some(raw), score, self.log)?;
         }
         Ok(())
     }
@@ -261,18 +273,19 @@ impl Creation<'_> {
 fn make(plan: &Plan, init: Init<'_>, ours: &Channel) -> Result<Child, RuntimeError> {
     if !plan.joins_user() {
         return plan.in_joined_pid_namespace(|| {
-            spawn::spawn(plan.clone_flags(), Parent::Us, || {
+            spawn::spawn(plan.clone_flags(), Parent::Us, init.entry.birthplace(), || {
                 ours.close_copy();
                 init.run()
             })
         });
     }
     let between = plan.in_joined_pid_namespace(|| {
-        spawn::spawn(0, Parent::Us, || {
+        spawn::spawn(0, Parent::Us, init.entry.birthplace(), || {
             ours.close_copy();
             let channel = init.channel;
-            let made =
-                plan.enter_user().and_then(|()| spawn::spawn(0, Parent::OurParent, || init.run()));
+            let made = plan
+                .enter_user()
+                .and_then(|()| spawn::spawn(0, Parent::OurParent, None, || init.run()));
             let message = match made {
                 Ok(child) => Message::Successor(child.pid),
                 Err(error) => Message::Failed(pouch_types::error::chain(&error)),
@@ -327,17 +340,17 @@ pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), RuntimeError> 
     std::fs::rename(&temporary, path).context("write", path)
 }
 
-/// Sets the resource limits of a process. Raising a hard limit takes CAP_SYS_RESOURCE; without it
+/// Sets the resource limits of a process, our own without a pid. Raising a hard limit takes CAP_SYS_RESOURCE; without it
 /// the limit is what the runtime itself has, and the log says so.
 pub(crate) fn limit(
-    pid: Pid,
+    pid: Option<Pid>,
     process: &libcontainer::oci_spec::runtime::Process,
     log: &Log,
 ) -> Result<(), RuntimeError> {
     for wanted in process.rlimits().iter().flatten() {
         let resource = resource_of(wanted.typ());
         let exact = Rlimit { current: finite(wanted.soft()), maximum: finite(wanted.hard()) };
-        match rustix::process::prlimit(Some(pid), resource, exact) {
+        match rustix::process::prlimit(pid, resource, exact) {
             Ok(_) => {}
             Err(rustix::io::Errno::PERM) => {
                 let own = rustix::process::getrlimit(resource);
@@ -350,7 +363,7 @@ pub(crate) fn limit(
                     current: cut(finite(wanted.soft())),
                     maximum: cut(finite(wanted.hard())),
                 };
-                rustix::process::prlimit(Some(pid), resource, possible).call("prlimit")?;
+                rustix::process::prlimit(pid, resource, possible).call("prlimit")?;
                 log.warn(&format!(
                     "{:?} is limited to {:?} instead of {}",
                     wanted.typ(),
@@ -391,15 +404,19 @@ fn resource_of(kind: PosixRlimitType) -> Resource {
 }
 
 /// Lowering the score takes CAP_SYS_RESOURCE; without it the inherited score stays.
-pub(crate) fn adjust_oom_score(pid: Pid, score: i32, log: &Log) -> Result<(), RuntimeError> {
-    match write_proc(pid, "oom_score_adj", &score.to_string()) {
-        Err(RuntimeError::Io { source, .. })
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
+pub(crate) fn adjust_oom_score(
+    pid: Option<Pid>,
+    score: i32,
+    log: &Log,
+) -> Result<(), RuntimeError> {
+    let name = pid.map_or_else(|| String::from("self"), |p| p.as_raw_nonzero().to_string());
+    let path = PathBuf::from(format!("/proc/{name}/oom_score_adj"));
+    match std::fs::write(&path, score.to_string()) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             log.warn(&format!("oom_score_adj {score} is not permitted and left as inherited"));
             Ok(())
         }
-        other => other,
+        other => other.context("write", &path),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `exec`: a further process in a running container.
 //!
-//! One clone: the command makes a child that is born in the container's pid namespace, puts it
-//! into the cgroups, and the child enters all other namespaces in one call. Nothing of the bundle
+//! One clone: the child is born in the container's pid namespace, enters its cgroups, takes its
+//! limits and enters all other namespaces in one call. Nothing of the bundle
 //! is read again; what the process may do comes from its own specification and from the filter
 //! that `create` stored.
 
@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libcontainer::oci_spec::runtime::{LinuxPersonality, Process};
-use rustix::process::Pid;
 
-use crate::channel::{self, Channel, Message};
+use crate::cgroup::Entry;
 use crate::command::{self, Command};
 use crate::confine;
 use crate::create::{Dumpable, adjust_oom_score, limit, set_dumpable, write_pid_file};
@@ -24,7 +23,7 @@ use crate::log::Log;
 use crate::namespaces::Foreign;
 use crate::process;
 use crate::seccomp::Filter;
-use crate::spawn::{self, Child, Parent};
+use crate::spawn::{self, Parent};
 use crate::spec::{check_process, read_json};
 use crate::state::{Record, StateDir, Status};
 use crate::terminal::{self, ConsoleSocket, Role};
@@ -115,7 +114,7 @@ pub fn exec(root: &Path, id: &str, options: &Options, log: &Log) -> Result<i32, 
     let filter = Filter::load(&directory.seccomp_file())?;
     let foreign = Foreign::of(record.pid)?;
     let console = options.console_socket.as_deref().map(ConsoleSocket::connect).transpose()?;
-    let (ours, theirs) = channel::pair()?;
+    let entry = record.cgroup.entry_beside(record.pid)?;
     let (failure_read, failure_write) = std::io::pipe().call("pipe")?;
     set_dumpable(Dumpable::No)?;
     foreign.enter_pid_for_children(&init)?;
@@ -126,20 +125,18 @@ pub fn exec(root: &Path, id: &str, options: &Options, log: &Log) -> Result<i32, 
         foreign: &foreign,
         init: &init,
         console,
-        channel: &theirs,
+        log,
+        entry: &entry,
         failure: failure_write,
         preserved_fds: options.preserved_fds,
         personality: record.personality.as_ref(),
     };
     // The closure owns the writing end of the pipe; with it gone here, the end of file comes when
     // the process executes its program.
-    let child = spawn::spawn(0, Parent::Us, || {
-        ours.close_copy();
-        entrant.run()
-    })?;
-    drop(theirs);
-    let outcome = follow(&child, &process, &record, &ours, failure_read, log).and_then(|()| {
-        options.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, child.pid))
+    let child = spawn::spawn(0, Parent::Us, entry.birthplace(), || entrant.run())?;
+    let outcome = follow(failure_read).and_then(|()| {
+        let path = options.pid_file.as_deref();
+        path.map_or(Ok(()), |path| write_pid_file(path, child.pid))
     });
     match outcome {
         Ok(()) => Ok(child.pid),
@@ -151,22 +148,8 @@ pub fn exec(root: &Path, id: &str, options: &Options, log: &Log) -> Result<i32, 
     }
 }
 
-fn follow(
-    child: &Child,
-    process: &Process,
-    record: &Record,
-    channel: &Channel,
-    failure: std::io::PipeReader,
-    log: &Log,
-) -> Result<(), RuntimeError> {
-    let pid =
-        Pid::from_raw(child.pid).ok_or_else(|| RuntimeError::Invalid(String::from("no pid")))?;
-    record.cgroup.add(child.pid)?;
-    limit(pid, process, log)?;
-    if let Some(score) = process.oom_score_adj() {
-        adjust_oom_score(pid, score, log)?;
-    }
-    channel.send(&Message::Go).call("telling the process to go on")?;
+/// Waits until the pipe closes by the execution, or brings the reason why there was none.
+fn follow(failure: std::io::PipeReader) -> Result<(), RuntimeError> {
     let mut ready = [rustix::event::PollFd::new(&failure, rustix::event::PollFlags::IN)];
     let limit = rustix::event::Timespec { tv_sec: EXEC_LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
     if rustix::event::poll(&mut ready, Some(&limit)).call("poll")? == 0 {
@@ -257,7 +240,8 @@ struct Entrant<'a> {
     foreign: &'a Foreign,
     init: &'a OwnedFd,
     console: Option<ConsoleSocket>,
-    channel: &'a Channel,
+    log: &'a Log,
+    entry: &'a Entry,
     failure: std::io::PipeWriter,
     preserved_fds: u32,
     personality: Option<&'a LinuxPersonality>,
@@ -276,9 +260,10 @@ impl Entrant<'_> {
     fn prepare(&mut self) -> Result<Command, RuntimeError> {
         // Opened before the host's /proc is out of reach; only the process itself may write it.
         let apparmor = self.apparmor()?;
-        match self.channel.receive().call("waiting for the runtime")? {
-            Some(Message::Go) => {}
-            _ => return Err(RuntimeError::Invalid(String::from("the runtime went away"))),
+        self.entry.enter()?;
+        limit(None, self.process, self.log)?;
+        if let Some(score) = self.process.oom_score_adj() {
+            adjust_oom_score(None, score, self.log)?;
         }
         rustix::process::setsid().call("setsid")?;
         self.foreign.enter_rest(self.init)?;

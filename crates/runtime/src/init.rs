@@ -17,6 +17,7 @@ use libcontainer::syscall::syscall::create_syscall;
 use rustix::mount::UnmountFlags;
 use rustix::thread::{Gid, Uid};
 
+use crate::cgroup::Entry;
 use crate::channel::{Channel, Message};
 use crate::command::{self, Command};
 use crate::confine;
@@ -58,6 +59,7 @@ pub(crate) struct Init<'a> {
     pub(crate) console: Option<ConsoleSocket>,
     pub(crate) listener: &'a UnixListener,
     pub(crate) channel: &'a Channel,
+    pub(crate) entry: &'a Entry,
     pub(crate) root_switch: RootSwitch,
     pub(crate) keyring: Keyring,
     pub(crate) preserved_fds: u32,
@@ -84,6 +86,7 @@ impl Init<'_> {
     }
 
     fn prepare(&mut self) -> Result<Command, RuntimeError> {
+        self.entry.enter()?;
         match self.channel.receive().call("waiting for the runtime")? {
             Some(Message::Go) => {}
             _ => return Err(RuntimeError::Invalid(String::from("the runtime went away"))),

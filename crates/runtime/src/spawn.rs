@@ -5,7 +5,7 @@
 //! single-threaded program: no other thread can hold the allocator's lock at the moment of the
 //! clone. [`spawn`] checks it and refuses otherwise.
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::error::{RuntimeError, SystemContext};
 
@@ -44,11 +44,15 @@ pub(crate) enum Parent {
     OurParent,
 }
 
-/// Makes a process in new namespaces (`flags`, of the `CLONE_NEW*` kind) that runs `body` and
-/// exits with what it returns.
+/// `CLONE_INTO_CGROUP` of `linux/sched.h`.
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Makes a process in new namespaces (`flags`, of the `CLONE_NEW*` kind), in the version 2 cgroup
+/// `birthplace` if one is given, that runs `body` and exits with what it returns.
 pub(crate) fn spawn(
     flags: u64,
     parent: Parent,
+    birthplace: Option<BorrowedFd<'_>>,
     body: impl FnOnce() -> i32,
 ) -> Result<Child, RuntimeError> {
     check_single_threaded()?;
@@ -58,9 +62,12 @@ pub(crate) fn spawn(
         Parent::OurParent => (libc::CLONE_PARENT, 0),
     };
     let args = CloneArgs {
-        flags: flags | u64::from((libc::CLONE_PIDFD | extra).cast_unsigned()),
+        flags: flags
+            | u64::from((libc::CLONE_PIDFD | extra).cast_unsigned())
+            | birthplace.map_or(0, |_| INTO_CGROUP),
         pidfd: (&raw mut pidfd).expose_provenance() as u64,
         exit_signal: u64::from(exit_signal.cast_unsigned()),
+        cgroup: birthplace.map_or(0, |fd| u64::from(fd.as_raw_fd().cast_unsigned())),
         ..CloneArgs::default()
     };
     // SAFETY: the arguments are valid for their stated size; without CLONE_VM and with no stack
