@@ -90,13 +90,17 @@ impl Volumes {
                 continue;
             }
             let Ok(name) = name.parse::<VolumeName>() else { continue };
-            if known.iter().any(|record| record.name == name) {
-                continue;
-            }
+            let row = known.iter().find(|record| record.name == name);
             // A directory without a readable marker is not touched: it may be anybody's.
-            if let Ok(record) = self.marker(&name) {
-                tracing::info!(volume = %name, "taken up from its directory");
-                lost.push(record);
+            match (self.marker(&name), row) {
+                (Ok(Marker::Whole(_)), Some(_)) | (Err(_), _) => {}
+                (Ok(Marker::Whole(record)), None) => {
+                    tracing::info!(volume = %name, "taken up from its directory");
+                    lost.push(record);
+                }
+                // Its making was cut off, after or before the row was written.
+                (Ok(Marker::Begun), Some(row)) => self.write_marker(row)?,
+                (Ok(Marker::Begun), None) => self.undo(&name)?,
             }
         }
         if !trash.is_empty() {
@@ -113,15 +117,34 @@ impl Volumes {
         Ok(lost)
     }
 
-    fn marker(&self, name: &VolumeName) -> Result<Record> {
+    fn marker(&self, name: &VolumeName) -> Result<Marker> {
         let path = Path::new(name.as_str()).join(MARKER);
         let bytes = self.inner.root.read_bounded(&path, MAX_MARKER)?;
+        if bytes.is_empty() {
+            return Ok(Marker::Begun);
+        }
         let record: Record = serde_json::from_slice(&bytes)?;
         if record.name == *name {
-            Ok(record)
+            Ok(Marker::Whole(record))
         } else {
             Err(VolumeError::NotOurs { path: self.inner.config.root.join(path) })
         }
+    }
+
+    fn write_marker(&self, record: &Record) -> Result<()> {
+        let path = Path::new(record.name.as_str()).join(MARKER);
+        Ok(self.inner.root.replace_file(path, &serde_json::to_vec(record)?, 0o600)?)
+    }
+
+    /// Removes the directory of a volume that was never finished, unless it has content.
+    fn undo(&self, name: &VolumeName) -> Result<()> {
+        let volume = self.inner.root.resolve(name.as_str())?;
+        match volume.remove_dir("_data") {
+            Err(error) if !error.is_not_found() => return Ok(()),
+            _ => {}
+        }
+        volume.remove_file(MARKER)?;
+        Ok(self.inner.root.remove_dir(name.as_str())?)
     }
 
     /// Makes a volume, or returns the one of that name. An empty `driver` is `local`; without a
@@ -194,8 +217,7 @@ impl Volumes {
         let this = self.clone();
         blocking(move || {
             let record = new.record;
-            let path = Path::new(record.name.as_str()).join(MARKER);
-            this.inner.root.replace_file(path, &serde_json::to_vec(&record)?, 0o600)?;
+            this.write_marker(&record)?;
             Ok(record.into_volume(&this.inner.config.root))
         })
         .await
@@ -206,6 +228,10 @@ impl Volumes {
         blocking(move || {
             let top = this.inner.root.pin()?;
             let volume = ensure(&top, name.as_str(), 0o711)?;
+            match volume.create_file_excl(MARKER, 0o600) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
+            }
             ensure(&volume, "_data", 0o755)?;
             Ok(())
         })
@@ -359,6 +385,14 @@ impl Volumes {
         delete(root, &trash);
         Ok(())
     }
+}
+
+/// What the marker file of a directory says.
+enum Marker {
+    /// A volume.
+    Whole(Record),
+    /// A volume that is being made.
+    Begun,
 }
 
 /// What [`Volumes::prepare`] found or made.
