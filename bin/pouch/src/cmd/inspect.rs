@@ -1,0 +1,124 @@
+//! `inspect` and its forms per kind.
+
+use bytes::Bytes;
+use pouch_client::{ClientError, SizeInfo};
+
+use super::Outcome;
+use crate::context::Session;
+use crate::failure::{Failure, describe};
+use crate::flags::plain::{InspectFlags, InspectOne};
+use crate::template::{Mode, Template, Value};
+use crate::{json_text, output};
+
+/// What can be inspected, in the order in which a bare name is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Container,
+    Image,
+    Network,
+    Volume,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Container, Self::Image, Self::Network, Self::Volume];
+
+    fn from_flag(flag: &str) -> Option<Self> {
+        match flag {
+            "container" => Some(Self::Container),
+            "image" => Some(Self::Image),
+            "network" => Some(Self::Network),
+            "volume" => Some(Self::Volume),
+            _ => None,
+        }
+    }
+
+    async fn fetch(
+        self,
+        session: &Session,
+        name: &str,
+        size: SizeInfo,
+    ) -> Result<Bytes, ClientError> {
+        let client = &session.client;
+        match self {
+            Self::Container => client.inspect_container_raw(name, size).await,
+            Self::Image => client.inspect_image_raw(name).await,
+            Self::Network => client.inspect_network_raw(name).await,
+            Self::Volume => client.inspect_volume_raw(name).await,
+        }
+    }
+}
+
+/// `pouch inspect`.
+pub(crate) async fn any(session: &Session, flags: InspectFlags) -> Outcome {
+    let kinds = match flags.kind.as_deref().and_then(Kind::from_flag) {
+        Some(kind) => vec![kind],
+        None => Kind::ALL.to_vec(),
+    };
+    let size = if flags.size { SizeInfo::With } else { SizeInfo::Without };
+    show(session, &kinds, &flags.names, flags.format.as_deref(), size).await
+}
+
+/// `pouch container inspect` and the like.
+pub(crate) async fn one(session: &Session, kind: Kind, flags: InspectOne) -> Outcome {
+    let size = if flags.size { SizeInfo::With } else { SizeInfo::Without };
+    show(session, &[kind], &flags.names, flags.format.as_deref(), size).await
+}
+
+async fn show(
+    session: &Session,
+    kinds: &[Kind],
+    names: &[String],
+    format: Option<&str>,
+    size: SizeInfo,
+) -> Outcome {
+    let template = match format {
+        None | Some("") => None,
+        Some("json") => Some(Template::parse("{{json .}}")?),
+        Some(text) => Some(Template::parse(text)?),
+    };
+    let mut found = Vec::new();
+    let mut failed = Vec::new();
+    for name in names {
+        match lookup(session, kinds, name, size).await {
+            Ok(bytes) => found.push(bytes),
+            Err(message) => failed.push(message),
+        }
+    }
+    match template {
+        None => {
+            let texts: Vec<String> = found
+                .iter()
+                .map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned())
+                .collect();
+            output::print(&json_text::indent_array(&texts))?;
+        }
+        Some(template) => {
+            for bytes in &found {
+                let value = Value::from_json(bytes)
+                    .map_err(|error| Failure::new(format!("the daemon sent no JSON: {error}")))?;
+                output::line(&template.render(&value, Mode::Data)?)?;
+            }
+            // Docker ends with an empty line here when nothing was found.
+            if found.is_empty() {
+                output::line("")?;
+            }
+        }
+    }
+    if failed.is_empty() { Ok(0) } else { Err(Failure::new(failed.join("\n"))) }
+}
+
+async fn lookup(
+    session: &Session,
+    kinds: &[Kind],
+    name: &str,
+    size: SizeInfo,
+) -> Result<Bytes, String> {
+    for kind in kinds {
+        match kind.fetch(session, name, size).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) if error.is_not_found() && kinds.len() > 1 => {}
+            Err(error) => return Err(describe(&error)),
+        }
+    }
+    Err(format!("Error: No such object: {name}"))
+}
