@@ -362,14 +362,19 @@ fn a_terminal_arrives_at_the_console_socket() {
     let (stream, _) = listener.accept().unwrap();
     let master = receive_fd(&stream);
     rig.ok(&["start", rig.id()]);
+    let seen = read_terminal(master);
+    assert_eq!(seen, "/dev/pts/0\r\n33 77\r\nconsole\r\n");
+}
+
+fn read_terminal(master: std::os::fd::OwnedFd) -> String {
     let mut seen = String::new();
     let mut file = std::fs::File::from(master);
-    // The end of the last slave is EIO on the master.
     let mut buffer = [0; 256];
+    // The end of the last slave is EIO on the master.
     while let Ok(count @ 1..) = std::io::Read::read(&mut file, &mut buffer) {
         seen.push_str(&text(&buffer[..count]));
     }
-    assert_eq!(seen, "/dev/pts/0\r\n33 77\r\nconsole\r\n");
+    seen
 }
 
 fn receive_fd(stream: &std::os::unix::net::UnixStream) -> std::os::fd::OwnedFd {
@@ -429,6 +434,47 @@ fn the_runtime_binary_cannot_be_overwritten() {
     let refusal = refusal.unwrap().raw_os_error();
     let allowed = [rustix::io::Errno::ROFS, rustix::io::Errno::PERM];
     assert!(allowed.iter().any(|e| Some(e.raw_os_error()) == refusal), "{refusal:?}");
+}
+
+/// Images choose what `/dev`, `/proc` and `/sys` of their root file system are.
+#[test]
+fn links_in_the_image_create_nothing_on_the_host() {
+    for name in ["dev", "proc", "sys"] {
+        for target in ["/canary", "../../../canary", "/tmp/../../../../canary"] {
+            let rig = rig!("links", &["true"]);
+            let canary = rig.path("canary");
+            std::fs::create_dir(&canary).unwrap();
+            let link = rig.rootfs().join(name);
+            std::fs::remove_dir(&link).unwrap();
+            let target = target.replace("/canary", canary.to_str().unwrap());
+            std::os::unix::fs::symlink(&target, &link).unwrap();
+            // Whether it fails or stays inside, nothing may appear outside.
+            let output = rig.run_to_end();
+            let made = std::fs::read_dir(&canary).unwrap().count();
+            assert_eq!(made, 0, "{name} -> {target}: {}", text(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn exec_works_with_a_terminal_and_in_a_user_namespace() {
+    let mut rig = rig!("exectty", &["sleep", "1000"]);
+    let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+    rig.spec["linux"]["uidMappings"] = map.clone();
+    rig.spec["linux"]["gidMappings"] = map;
+    rig.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+    rig.start();
+    let output = rig.exec(&["sh", "-c", "id -u; head -n 1 /proc/self/uid_map"]);
+    let words: Vec<String> = text(&output.stdout).split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words, ["0", "0", "100000", "65536"], "{}", text(&output.stderr));
+    let path = rig.path("console.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let args =
+        ["exec", "--detach", "--tty", "--console-socket", path.to_str().unwrap(), rig.id(), "tty"];
+    let output = rig.run(&args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (stream, _) = listener.accept().unwrap();
+    assert_eq!(read_terminal(receive_fd(&stream)), "/dev/pts/0\r\n");
 }
 
 fn fingerprint(path: &std::path::Path) -> u64 {

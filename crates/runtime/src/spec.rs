@@ -3,10 +3,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::path::{Component, Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 use libcontainer::validator::Validator;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::de::DeserializeOwned;
 
 use crate::error::{IoContext, RuntimeError};
@@ -85,10 +87,77 @@ fn check(spec: &Spec, bundle: &Path) -> Result<PathBuf, RuntimeError> {
     let root = spec.root().as_ref().ok_or_else(|| missing("root"))?;
     let rootfs = bundle.join(root.path());
     let rootfs = rootfs.canonicalize().context("open the root file system", &rootfs)?;
+    check_mounts(spec, &rootfs)?;
     if rootfs == Path::new("/") {
         return Err(RuntimeError::Invalid(String::from("the root file system is the host's")));
     }
     Ok(rootfs)
+}
+
+/// What may be mounted inside `/proc`: files that resource views replace, and no process's.
+const PROC_FILES: [&str; 11] = [
+    "cpuinfo",
+    "diskstats",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "loadavg",
+    "slabinfo",
+    "net/dev",
+    "sys/kernel/ns_last_pid",
+    "sys/crypto/fips_enabled",
+];
+
+/// A volume over `/proc` or a part of it makes later writes to attributes and sysctls go where the
+/// volume's owner wants (CVE-2019-16884, CVE-2023-27561).
+fn check_mounts(spec: &Spec, rootfs: &Path) -> Result<(), RuntimeError> {
+    for mount in spec.mounts().iter().flatten() {
+        let destination = mount.destination();
+        let inside = resolve(rootfs, destination)?;
+        let Ok(below) = inside.strip_prefix("proc") else { continue };
+        let whole = below.as_os_str().is_empty() && mount.typ().as_deref() == Some("proc");
+        if !whole && !PROC_FILES.iter().any(|file| below == Path::new(file)) {
+            return Err(RuntimeError::Invalid(format!(
+                "mount destination {} is inside /proc",
+                destination.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where a path of the container leads below its root, as a relative path: links are followed
+/// inside the root, and what does not exist yet is taken as it is written.
+fn resolve(rootfs: &Path, path: &Path) -> Result<PathBuf, RuntimeError> {
+    let root =
+        rustix::fs::open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .context("open", rootfs)?;
+    let mut resolved = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => resolved.push(name),
+            Component::ParentDir => {
+                resolved.pop();
+            }
+            _ => continue,
+        }
+        let found = rustix::fs::openat2(
+            &root,
+            &resolved,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        );
+        // A missing component has nothing below it that could lead elsewhere.
+        let Ok(found) = found else { continue };
+        let name = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let real = std::fs::read_link(&name).context("read", Path::new(&name))?;
+        if let Ok(real) = real.strip_prefix(rootfs) {
+            resolved = real.to_owned();
+        }
+    }
+    Ok(resolved)
 }
 
 /// The checks that `create` and `exec` share.
@@ -146,5 +215,31 @@ mod tests {
         assert!(load(|s| s["process"]["cwd"] = json!("relative")).is_err());
         assert!(load(|s| s["ociVersion"] = json!("2.0.0")).is_err());
         assert!(load(|s| s["root"]["path"] = json!("/")).is_err());
+    }
+
+    #[test]
+    fn nothing_is_mounted_over_proc_however_it_is_spelled() {
+        let with = |destination: &str, kind: &str| {
+            load(|s| s["mounts"] = json!([{ "destination": destination, "type": kind }]))
+        };
+        with("/proc", "proc").unwrap();
+        with("/proc/meminfo", "bind").unwrap();
+        with("/process", "bind").unwrap();
+        for destination in ["/proc", "/proc/self/attr", "/x/../proc/sys", "//proc/1", "proc"] {
+            assert!(with(destination, "bind").is_err(), "{destination}");
+        }
+    }
+
+    #[test]
+    fn links_to_proc_are_seen_through() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+        for (link, target) in [("a", "/proc"), ("b", "../../proc"), ("c", "/a/sys")] {
+            std::os::unix::fs::symlink(target, dir.path().join(link)).unwrap();
+        }
+        let root = dir.path().canonicalize().unwrap();
+        assert_eq!(resolve(&root, Path::new("/a/self")).unwrap(), Path::new("proc/self"));
+        assert_eq!(resolve(&root, Path::new("/b/x")).unwrap(), Path::new("proc/x"));
+        assert_eq!(resolve(&root, Path::new("/data")).unwrap(), Path::new("data"));
     }
 }
