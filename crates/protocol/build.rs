@@ -9,8 +9,17 @@ use std::path::PathBuf;
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 
 /// Files of messages.
-const MESSAGES: [&str; 8] =
-    ["types", "task_types", "task", "events", "options", "runc_options", "cgroup1", "cgroup2"];
+const MESSAGES: [&str; 9] = [
+    "bootstrap",
+    "types",
+    "task_types",
+    "task",
+    "events",
+    "options",
+    "runc_options",
+    "cgroup1",
+    "cgroup2",
+];
 
 /// Files with a service, each of which yields a second module.
 const SERVICES: [&str; 3] = ["task_v2", "task_v3", "events_service"];

@@ -125,6 +125,11 @@ impl Writer {
         }
     }
 
+    /// Counts records that were lost before they came here; the next write tells of them.
+    pub fn note_dropped(&mut self, records: u64) {
+        self.dropped += records;
+    }
+
     /// Records lost since the last successful write.
     #[must_use]
     pub fn dropped(&self) -> u64 {

@@ -76,6 +76,11 @@ pub mod events_ttrpc {
     pub use crate::generated::events_service_ttrpc::*;
 }
 
+/// What containerd 2.3 and later exchange with a shim that they start.
+pub mod bootstrap {
+    pub use crate::generated::bootstrap::*;
+}
+
 /// Types that several contracts share.
 pub mod types {
     pub use crate::generated::task_types::*;
