@@ -165,7 +165,7 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self, RegistryError> {
         let invalid = || RegistryError::Platform(text.chars().take(80).collect());
         let good = |part: &&str| {
-            !part.is_empty()
+            part.starts_with(|c: char| c.is_ascii_alphanumeric())
                 && part
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
