@@ -428,9 +428,19 @@ impl NetworkDriver for BridgeDriver {
     }
 }
 
-/// Subnets that the host has a route or an address in, but for those of the interface `except`,
-/// and the MTU of the interface that the default route leaves by.
-pub(crate) fn survey(except: &str) -> io::Result<(Vec<Subnet>, Option<u32>)> {
+/// What the host looks like before we decide anything.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    /// Subnets that the host has a route to, but for those of the bridge.
+    pub(crate) used: Vec<Subnet>,
+    /// MTU of the interface that the default route leaves by.
+    pub(crate) uplink_mtu: Option<u32>,
+    /// Whether there is an interface of the bridge's name.
+    pub(crate) own_bridge: Presence,
+}
+
+/// Looks at routes and links; `except` is the bridge's name.
+pub(crate) fn survey(except: &str) -> io::Result<Survey> {
     let mut rtnl = Rtnl::open()?;
     let own = rtnl.link(except)?.map(|link| link.header.index);
     let mut query = RouteMessage::default();
@@ -467,7 +477,8 @@ pub(crate) fn survey(except: &str) -> io::Result<(Vec<Subnet>, Option<u32>)> {
             })
         }
     };
-    Ok((used, mtu))
+    let own_bridge = if own.is_some() { Presence::Present } else { Presence::Absent };
+    Ok(Survey { used, uplink_mtu: mtu, own_bridge })
 }
 
 /// The host's IPv4 addresses.

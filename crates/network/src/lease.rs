@@ -32,23 +32,24 @@ pub const SCHEMA: Schema = Schema {
             cursor  INTEGER NOT NULL DEFAULT 0
         ) STRICT;
         CREATE TABLE network_endpoints (
+            endpoint  TEXT PRIMARY KEY,
             container TEXT NOT NULL,
             network   TEXT NOT NULL REFERENCES networks (id),
             name      TEXT NOT NULL,
             netns     TEXT,
             address   INTEGER,
             record    TEXT NOT NULL,
-            PRIMARY KEY (container, network),
+            UNIQUE (container, network),
             UNIQUE (network, address)
         ) STRICT;
         CREATE TABLE network_ports (
             protocol  TEXT NOT NULL,
             host_port INTEGER NOT NULL,
             host_ip   INTEGER NOT NULL,
-            container TEXT NOT NULL,
-            name      TEXT NOT NULL,
+            endpoint  TEXT NOT NULL REFERENCES network_endpoints (endpoint) ON DELETE CASCADE,
             PRIMARY KEY (protocol, host_port, host_ip)
         ) STRICT, WITHOUT ROWID;
+        CREATE INDEX network_ports_endpoint ON network_ports (endpoint);
     "],
 };
 
@@ -158,7 +159,7 @@ pub(crate) fn insert(tx: &Connection, new: NewLease) -> Result<Leased, NetworkEr
             gateway: a.gateway,
         }),
     };
-    take_ports(tx, &new)?;
+    let container = new.container;
     let derived = ipv4.map(|ipv4| MacAddr::of(ipv4.address));
     let endpoint = Endpoint {
         network_id: new.network.id,
@@ -173,10 +174,12 @@ pub(crate) fn insert(tx: &Connection, new: NewLease) -> Result<Leased, NetworkEr
     let record = serde_json::to_string(&endpoint)
         .map_err(|source| StoreError::Row { table: "network_endpoints", source })?;
     tx.execute(
-        "INSERT INTO network_endpoints (container, network, name, netns, address, record)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO network_endpoints
+             (endpoint, container, network, name, netns, address, record)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![
-            new.container.as_str(),
+            endpoint.endpoint_id,
+            container.as_str(),
             endpoint.network_id.as_str(),
             new.name,
             new.netns.as_ref().map(|p| p.to_string_lossy()),
@@ -184,6 +187,7 @@ pub(crate) fn insert(tx: &Connection, new: NewLease) -> Result<Leased, NetworkEr
             record,
         ],
     )?;
+    take_ports(tx, &endpoint)?;
     Ok(Leased { endpoint, netns: new.netns })
 }
 
@@ -220,16 +224,17 @@ fn address(
     Err(NetworkError::AddressesExhausted { subnet: want.subnet })
 }
 
-fn take_ports(tx: &Connection, new: &NewLease) -> Result<(), NetworkError> {
+fn take_ports(tx: &Connection, endpoint: &Endpoint) -> Result<(), NetworkError> {
     let mut query = tx.prepare(
-        "SELECT container, name FROM network_ports
-         WHERE protocol = ?1 AND host_port = ?2 AND (host_ip = ?3 OR host_ip = 0 OR ?3 = 0)",
+        "SELECT e.container, e.name FROM network_ports p JOIN network_endpoints e USING (endpoint)
+         WHERE p.protocol = ?1 AND p.host_port = ?2
+           AND (p.host_ip = ?3 OR p.host_ip = 0 OR ?3 = 0)",
     )?;
     let mut insert = tx.prepare(
-        "INSERT INTO network_ports (protocol, host_port, host_ip, container, name)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO network_ports (protocol, host_port, host_ip, endpoint)
+         VALUES (?1, ?2, ?3, ?4)",
     )?;
-    for port in &new.ports {
+    for port in &endpoint.ports {
         let IpAddr::V4(host_ip) = port.host_ip else {
             return Err(NetworkError::Ipv6 { address: port.host_ip });
         };
@@ -245,32 +250,15 @@ fn take_ports(tx: &Connection, new: &NewLease) -> Result<(), NetworkError> {
             };
             return Err(NetworkError::PortInUse { host_ip, host_port, protocol, holder });
         }
-        insert.execute(params![word, host_port, bits, new.container.as_str(), new.name])?;
+        insert.execute(params![word, host_port, bits, endpoint.endpoint_id])?;
     }
     Ok(())
 }
 
-/// Frees the address and the ports of one endpoint.
-pub(crate) fn delete(
-    tx: &Connection,
-    container: &ContainerId,
-    network: &NetworkId,
-    ports: &[PublishedPort],
-) -> Result<(), NetworkError> {
-    let mut free = tx.prepare(
-        "DELETE FROM network_ports
-         WHERE protocol = ?1 AND host_port = ?2 AND host_ip = ?3 AND container = ?4",
-    )?;
-    for port in ports {
-        if let IpAddr::V4(host_ip) = port.host_ip {
-            let protocol = port.container.protocol.as_str();
-            free.execute(params![protocol, port.host_port, host_ip.to_bits(), container.as_str()])?;
-        }
-    }
-    tx.execute(
-        "DELETE FROM network_endpoints WHERE container = ?1 AND network = ?2",
-        [container.as_str(), network.as_str()],
-    )?;
+/// Frees the address and the ports of one endpoint; of that one only, so that a late repetition
+/// does not hit the container's next.
+pub(crate) fn delete(tx: &Connection, endpoint_id: &str) -> Result<(), NetworkError> {
+    tx.execute("DELETE FROM network_endpoints WHERE endpoint = ?1", [endpoint_id])?;
     Ok(())
 }
 
@@ -306,6 +294,7 @@ mod tests {
 
     fn database() -> (Connection, NetworkRow) {
         let db = Connection::open_in_memory().unwrap();
+        db.pragma_update(None, "foreign_keys", true).unwrap();
         db.execute_batch(SCHEMA.migrations[0]).unwrap();
         let row = predefined(&db, "bridge", Driver::Bridge, NetworkId::random().unwrap()).unwrap();
         (db, row)
@@ -347,11 +336,10 @@ mod tests {
     fn addresses_go_round_and_run_out() {
         let (db, network) = database();
         let lease = || insert(&db, new(&network, "10.0.0.0/29", None));
-        let first = new(&network, "10.0.0.0/29", None);
-        let id = first.container.clone();
-        assert_eq!(last(&insert(&db, first).unwrap()), 2);
+        let first = lease().unwrap();
+        assert_eq!(last(&first), 2);
         assert_eq!(last(&lease().unwrap()), 3);
-        delete(&db, &id, &network.id, &[]).unwrap();
+        delete(&db, &first.endpoint.endpoint_id).unwrap();
         for expected in [4, 5, 6, 2] {
             assert_eq!(last(&lease().unwrap()), expected);
         }
@@ -380,7 +368,7 @@ mod tests {
             });
             insert(&db, lease)
         };
-        publish("127.0.0.1", Protocol::Tcp).unwrap();
+        let first = publish("127.0.0.1", Protocol::Tcp).unwrap();
         publish("10.9.9.9", Protocol::Tcp).unwrap();
         publish("0.0.0.0", Protocol::Udp).unwrap();
         for (ip, protocol) in
@@ -389,6 +377,8 @@ mod tests {
             let error = publish(ip, protocol).unwrap_err();
             assert!(error.to_string().contains("already allocated by container web"), "{error}");
         }
+        delete(&db, &first.endpoint.endpoint_id).unwrap();
+        publish("127.0.0.1", Protocol::Tcp).unwrap();
     }
 
     #[test]
@@ -404,7 +394,7 @@ mod tests {
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].leased.endpoint, leased.endpoint);
         assert_eq!(rows[0].leased.netns.as_deref(), Some("/run/ns".as_ref()));
-        delete(&db, &id, &network.id, &[]).unwrap();
+        delete(&db, &leased.endpoint.endpoint_id).unwrap();
         assert!(endpoints(&db, None).unwrap().is_empty());
     }
 }

@@ -5,13 +5,14 @@ use std::io::ErrorKind::AlreadyExists;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pouch_store::Store;
 use pouch_types::spec::Protocol;
 use pouch_types::{ContainerId, NetworkId};
 use tokio::sync::{RwLock, RwLockReadGuard};
 
-use crate::bridge::{self, BridgeDriver, INTERFACE};
+use crate::bridge::{self, BridgeDriver, INTERFACE, Survey};
 use crate::config::{Icc, Masquerade, NetworkConfig};
 use crate::driver::{HostDriver, NetworkDriver, NullDriver, Presence};
 use crate::endpoint::{
@@ -28,6 +29,8 @@ use crate::subnet::{Subnet, first_free};
 
 /// MTU where the host has no default route to take one from.
 const DEFAULT_MTU: u32 = 1500;
+/// Between attempts to put deleted rules back.
+const RETRY: Duration = Duration::from_secs(1);
 /// Smallest MTU of IPv4 hosts (RFC 791).
 const MIN_MTU: u32 = 576;
 
@@ -88,12 +91,13 @@ impl Networks {
     ) -> Result<Self, NetworkError> {
         bridge::check_name(&config.bridge)?;
         let name = config.bridge.clone();
-        let (used, uplink_mtu) = blocking(move || {
+        let survey = blocking(move || {
             bridge::survey(&name).map_err(NetworkError::link("survey the host for", &name))
         })
         .await?;
-        let wanted = config.clone();
-        let (rows, subnet, gateway) = store.write(move |tx| open_rows(tx, &wanted, &used)).await?;
+        let (wanted, uplink_mtu) = (config.clone(), survey.uplink_mtu);
+        let (rows, subnet, gateway) =
+            store.write(move |tx| open_rows(tx, &wanted, &survey)).await?;
         let mtu = config.mtu.or(uplink_mtu).unwrap_or(DEFAULT_MTU).max(MIN_MTU);
         let bridge = BridgeDriver {
             name: config.bridge.clone(),
@@ -196,16 +200,17 @@ impl Networks {
     ///
     /// # Errors
     /// [`NetworkError::Link`] when the kernel's notifications cannot be read. A failed
-    /// installation is logged and tried again at the next deletion.
+    /// installation is logged and tried again every second.
     pub async fn watch(&self) -> Result<std::convert::Infallible, NetworkError> {
         let table = table_name(&self.0.config.bridge);
         let failed = |source| NetworkError::link("watch the rules of", &table)(source);
         let deletions = Deletions::of(table.clone()).map_err(failed)?;
         loop {
             deletions.next().await.map_err(failed)?;
-            if let Err(error) = self.reapply().await {
+            while let Err(error) = self.reapply().await {
                 let error = pouch_types::error::chain(&error);
                 tracing::error!(error, "deleted packet rules could not be installed again");
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
@@ -268,7 +273,7 @@ enum Users {
 fn open_rows(
     tx: &rusqlite::Connection,
     config: &NetworkConfig,
-    used: &[Subnet],
+    survey: &Survey,
 ) -> Result<(Vec<NetworkRow>, Subnet, std::net::Ipv4Addr), NetworkError> {
     let mut rows = Vec::new();
     for (name, driver) in
@@ -280,13 +285,17 @@ fn open_rows(
     }
     let id = &rows[0].id;
     let recorded = lease::recorded_subnet(tx, id)?;
+    let used = &survey.used;
     let in_use = |subnet: Subnet| used.iter().copied().find(|u| u.overlaps(subnet));
+    // Without the bridge no recorded endpoint can be alive: they await reconciliation.
+    let busy = survey.own_bridge == Presence::Present
+        && lease::endpoints(tx, None)?.iter().any(|row| row.leased.endpoint.ipv4.is_some());
     let subnet = match (config.subnet, recorded) {
         (Some(subnet), _) => match in_use(subnet) {
             Some(used) => return Err(NetworkError::SubnetInUse { subnet, used }),
             None => subnet,
         },
-        (None, Some((subnet, _))) if in_use(subnet).is_none() => subnet,
+        (None, Some((subnet, _))) if busy || in_use(subnet).is_none() => subnet,
         (None, _) => first_free(&config.pools, used).ok_or(NetworkError::NoFreeSubnet)?,
     };
     let gateway = config
@@ -300,7 +309,7 @@ fn open_rows(
     }
     if recorded != Some((subnet, gateway)) {
         if let Some((old, _)) = recorded
-            && lease::endpoints(tx, None)?.iter().any(|row| row.leased.endpoint.ipv4.is_some())
+            && busy
         {
             let network = rows[0].name.clone();
             return Err(NetworkError::SubnetBusy { network, old, new: subnet });
@@ -441,7 +450,11 @@ impl Inner {
         } else {
             let (inner, id, name) = (Arc::clone(&self), container.clone(), name.clone());
             // A refusal reads much of /proc to name the holder.
-            blocking(move || inner.ports().reserve(&id, &name, &wanted)).await?
+            blocking(move || {
+                let reserved = inner.ports().reserve(&id, &name, &wanted);
+                reserved.map_err(ports::name_holder)
+            })
+            .await?
         };
         let endpoint_id = pouch_types::id::random_hex()
             .map_err(|e| NetworkError::Random(std::io::Error::other(e)))?;
@@ -519,9 +532,8 @@ impl Inner {
     async fn drop_endpoint(&self, row: &EndpointRow) -> Result<(), NetworkError> {
         let endpoint = &row.leased.endpoint;
         let removed = forwards(endpoint);
-        let (id, network) = (row.container.clone(), endpoint.network_id.clone());
-        let ports = endpoint.ports.clone();
-        let delete = self.store.write(move |tx| lease::delete(tx, &id, &network, &ports));
+        let id = endpoint.endpoint_id.clone();
+        let delete = self.store.write(move |tx| lease::delete(tx, &id));
         if removed.is_empty() {
             delete.await?;
         } else {
@@ -561,11 +573,9 @@ impl Inner {
         let bridge = self.bridge.clone();
         done.stray_links = blocking(move || bridge.sweep(&keep)).await?;
         for row in dead {
-            let (network, ports) =
-                (row.leased.endpoint.network_id.clone(), row.leased.endpoint.ports.clone());
-            let id = row.container.clone();
+            let id = row.leased.endpoint.endpoint_id;
             // Their links went with the sweep, their rules go with the installation below.
-            self.store.write(move |tx| lease::delete(tx, &id, &network, &ports)).await?;
+            self.store.write(move |tx| lease::delete(tx, &id)).await?;
             done.released.push(row.container);
         }
         let bridge = self.bridge.clone();

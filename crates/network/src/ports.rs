@@ -86,6 +86,18 @@ pub(crate) fn plan(
     Ok(wanted)
 }
 
+/// Names the program that holds a refused port. Apart from the refusal, since it reads much of
+/// /proc and nobody else's reservation should wait for that.
+pub(crate) fn name_holder(error: NetworkError) -> NetworkError {
+    match error {
+        NetworkError::PortInUse { host_ip, host_port, protocol, holder: PortHolder::Unknown } => {
+            let holder = holder::find(protocol, host_ip, host_port);
+            NetworkError::PortInUse { host_ip, host_port, protocol, holder }
+        }
+        other => other,
+    }
+}
+
 /// Why one port cannot be had.
 #[derive(Debug)]
 enum Refusal {
@@ -146,7 +158,7 @@ impl PortTable {
                     let protocol = want.port.protocol;
                     let holder = match refusal {
                         Refusal::Ours(holder) => holder,
-                        _ => holder::find(protocol, want.host_ip, host_port),
+                        _ => PortHolder::Unknown,
                     };
                     let host_ip = want.host_ip;
                     return Err(NetworkError::PortInUse { host_ip, host_port, protocol, holder });
@@ -310,6 +322,10 @@ fn bind_once(protocol: Protocol, address: SocketAddr, reuse: Reuse) -> io::Resul
     if reuse == Reuse::WhileBinding {
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
+    if protocol == Protocol::Udp {
+        // What is sent past the translation, to `::` say, is never read: keep the kernel's least.
+        sockopt::set_socket_recv_buffer_size(&socket, 0)?;
+    }
     bind(&socket, &address)?;
     if reuse == Reuse::WhileBinding {
         sockopt::set_socket_reuseaddr(&socket, false)?;
@@ -394,7 +410,7 @@ mod tests {
         let taken = foreign.local_addr().unwrap().port();
         let id = ContainerId::random().unwrap();
         let wanted = planned(&[binding(80, None, None), binding(81, None, Some((taken, taken)))]);
-        let error = table.reserve(&id, "c", &wanted).unwrap_err();
+        let error = name_holder(table.reserve(&id, "c", &wanted).unwrap_err());
         let text = error.to_string();
         assert!(text.contains(&format!("pid {}", std::process::id())), "{text}");
         assert!(table.held.is_empty());

@@ -4,6 +4,7 @@
 
 mod rig;
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
@@ -495,6 +496,137 @@ fn a_thousand_ports_are_one_change() {
             println!("detach with 1000 ports: {:?}", start.elapsed());
             let map = run("nft", &["list", "map", "inet", "pouch", "ports-any"]);
             assert!(!map.contains("elements"), "{map}");
+        },
+    );
+}
+
+#[test]
+fn daemons_with_different_bridges_do_not_meet() {
+    on_host(
+        |_| {},
+        |rig| async move {
+            let second = |config: &mut pouch_network::NetworkConfig| {
+                config.bridge = "pouch1".into();
+                config.state_dir = config.state_dir.join("second");
+            };
+            let a = rig.container("aa", vec![binding(80, Protocol::Tcp, None, 8080)]).await;
+            fs::create_dir(rig.dir.join("second")).unwrap();
+            let other = rig::Rig {
+                networks: rig::open(&rig.dir.join("second"), second).await,
+                dir: rig.dir.clone(),
+                neighbour: Netns::open(rig.neighbour.path()).unwrap(),
+            };
+            let (subnet, _) = other.networks.inspect("bridge").await.unwrap().ipam.unwrap();
+            assert_eq!(subnet.to_string(), "172.29.0.0/16");
+            let request = other.request("taken", vec![binding(80, Protocol::Tcp, None, 8080)]);
+            Netns::create(request.netns.as_ref().unwrap(), Ipv6::Disabled).unwrap();
+            let error = other.networks.attach(request).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict);
+            let b = other.container("bb", vec![]).await;
+
+            serve(listen(&a.netns, 80));
+            serve(listen(&rig.neighbour, 80));
+            assert!(refused(&b.netns, a.address(), 80), "from bridge to bridge");
+            assert!(asks(&b.netns, HOST, 8080).is_ok(), "published");
+            rig.gone(a).await;
+            rig.networks.close_unused().await.unwrap();
+            assert!(asks(&b.netns, NEIGHBOUR, 80).is_ok(), "the first took only its own down");
+            other.gone(b).await;
+            other.networks.close_unused().await.unwrap();
+            let left = census();
+            assert!(!left.contains("pouch"), "{left}");
+        },
+    );
+}
+
+#[test]
+fn a_reboot_frees_the_subnet() {
+    on_host(
+        |_| {},
+        |rig| async move {
+            let a = rig.container("aa", vec![binding(80, Protocol::Tcp, None, 8080)]).await;
+            let rig::Rig { dir, networks, neighbour } = rig;
+            drop(networks);
+            // What a boot leaves of it: the records.
+            pouch_netns::remove(a.netns.path()).unwrap();
+            ip("link del pouch0");
+            run("nft", &["flush", "ruleset"]);
+            fs::remove_dir_all(dir.join("state")).unwrap();
+            ip("route add 172.30.0.0/16 via 10.99.0.2");
+            let networks = rig::open(&dir, |_| {}).await;
+            let done = networks.reconcile(Vec::new()).await.unwrap();
+            assert_eq!(done.released, std::slice::from_ref(&a.id));
+            let rig = rig::Rig { dir, networks, neighbour };
+            let b = rig.container("bb", vec![binding(80, Protocol::Tcp, None, 8080)]).await;
+            assert_eq!(b.address(), Ipv4Addr::new(172, 29, 0, 2));
+            rig.gone(b).await;
+        },
+    );
+}
+
+#[test]
+fn many_at_once_share_nothing() {
+    on_host(
+        |_| {},
+        |rig| async move {
+            let requests: Vec<_> = (0..20)
+                .map(|n| {
+                    let request =
+                        rig.request(&format!("c{n:02}"), vec![binding(80, Protocol::Tcp, None, 0)]);
+                    Netns::create(request.netns.as_ref().unwrap(), Ipv6::Disabled).unwrap();
+                    request
+                })
+                .collect();
+            let mut tasks = tokio::task::JoinSet::new();
+            for request in requests.clone() {
+                let networks = rig.networks.clone();
+                tasks.spawn(async move { networks.attach(request).await.unwrap() });
+            }
+            let endpoints = tasks.join_all().await;
+            let addresses: HashSet<_> = endpoints.iter().map(|e| e.ipv4.unwrap().address).collect();
+            let ports: HashSet<_> = endpoints.iter().map(|e| e.ports[0].host_port).collect();
+            assert_eq!((addresses.len(), ports.len()), (20, 20));
+
+            let mut tasks = tokio::task::JoinSet::new();
+            for n in 0..4 {
+                let request =
+                    rig.request(&format!("d{n}"), vec![binding(80, Protocol::Tcp, None, 8080)]);
+                Netns::create(request.netns.as_ref().unwrap(), Ipv6::Disabled).unwrap();
+                let networks = rig.networks.clone();
+                tasks.spawn(async move { networks.attach(request).await });
+            }
+            let won = tasks.join_all().await.into_iter().filter(Result::is_ok).count();
+            assert_eq!(won, 1);
+        },
+    );
+}
+
+#[test]
+fn an_abandoned_attachment_is_whole_or_nothing() {
+    on_host(
+        |_| {},
+        |rig| async move {
+            let before = census();
+            for micros in [0, 300, 1000, 3000, 10_000] {
+                let mut request = rig.request("aa", vec![binding(80, Protocol::Tcp, None, 8080)]);
+                let path = rig.dir.join(format!("netns/n{micros}"));
+                request.netns = Some(path.clone());
+                drop(Netns::create(&path, Ipv6::Disabled).unwrap());
+                let id = request.container.clone();
+                let patience = Duration::from_micros(micros);
+                let _ = tokio::time::timeout(patience, rig.networks.attach(request)).await;
+                // The attachment goes on by itself; it is undone once it is there.
+                while rig.networks.endpoints(&id).await.unwrap().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                while !run("nft", &["list", "ruleset"]).contains("8080") {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                rig.networks.detach(&id).await.unwrap();
+                pouch_netns::remove(&path).unwrap();
+            }
+            rig.networks.close_unused().await.unwrap();
+            assert_eq!(census(), before);
         },
     );
 }
