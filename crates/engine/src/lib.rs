@@ -1,1 +1,40 @@
-//! Use cases: system, container, image, network and volume managers over the seams
+//! Use cases of the container engine, over all seams.
+//!
+//! The two faces (Docker API, CRI) translate requests into calls of [`Engine`] and its answers
+//! back; every rule of the business lives here. See `container` for how a container is kept,
+//! [`container::state`] for its life, and `lifecycle` for what the effects do.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod archive;
+mod boot;
+pub mod config;
+pub mod container;
+mod engine;
+mod error;
+mod events;
+mod exec;
+pub mod failpoint;
+mod files;
+mod health;
+mod lifecycle;
+mod logs;
+mod manage;
+mod names;
+mod observe;
+mod resources;
+mod streams;
+pub mod system;
+pub mod view;
+
+pub use api::*;
+pub use config::{EngineConfig, RuntimeConfig};
+pub use engine::{Engine, Seams};
+pub use error::EngineError;
+pub use events::{Event, EventKind, EventStream};
+pub use manage::{LabelFilter, Pruned};
+pub use view::*;
+
+/// Tables of the engine itself.
+pub const SCHEMA: pouch_store::Schema = container::record::SCHEMA;

@@ -183,6 +183,12 @@ impl Snapshotter {
         blocking(move || this.inner.overlay.mount(&this.inner.config, &stack)).await
     }
 
+    /// Path of the writable layer on the host, for `inspect`; nothing is opened by it.
+    #[must_use]
+    pub fn upper_path(&self, key: &ContainerId) -> PathBuf {
+        self.inner.config.root.join(format!("c/{key}/fs"))
+    }
+
     /// The directory that holds what container `key` changed, for
     /// [`Unpacker::diff`](crate::Unpacker::diff).
     ///

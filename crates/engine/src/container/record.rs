@@ -1,0 +1,178 @@
+//! What the store keeps of a container, and the copy beside it.
+//!
+//! The row is the truth. After each commit the same JSON is written to `record.json` in the
+//! container's directory, without fsync: it serves to rebuild a damaged database, and it carries
+//! what is not worth a durable write of its own (the pid and the start time of a run).
+
+use std::io;
+use std::path::Path;
+
+use jiff::Timestamp;
+use pouch_store::{Schema, StoreError};
+use pouch_types::spec::ContainerSpec;
+use pouch_types::{ContainerId, ContainerName, ImageId};
+use rusqlite::{Connection, Transaction};
+use serde::{Deserialize, Serialize};
+
+use super::state::State;
+use crate::view::MountPoint;
+
+/// The containers' table.
+pub(crate) const SCHEMA: Schema = Schema {
+    owner: "engine",
+    migrations: &["CREATE TABLE containers (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        image TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT"],
+};
+
+/// Name of the copy in the container's directory.
+const COPY: &str = "record.json";
+/// No record is larger: a spec is bounded by the request that made it.
+const COPY_MAX: u64 = 16 << 20;
+
+/// Everything about a container that must survive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Its id.
+    pub(crate) id: ContainerId,
+    /// Its name.
+    pub(crate) name: ContainerName,
+    /// When it was created.
+    pub(crate) created: Timestamp,
+    /// The image.
+    pub(crate) image: ImageId,
+    /// What it is to be.
+    pub(crate) spec: ContainerSpec,
+    /// Command line of pid 1.
+    pub(crate) argv: Vec<String>,
+    /// Mounts as resolved at create.
+    pub(crate) mounts: Vec<MountPoint>,
+    /// Where it is in its life.
+    pub(crate) state: State,
+    /// `/proc/sys/kernel/random/boot_id` under which `state` was true.
+    pub(crate) boot_id: String,
+    /// Counts changes; the higher of row and copy is newer.
+    pub(crate) revision: u64,
+}
+
+impl Record {
+    /// Adds the row.
+    ///
+    /// # Errors
+    /// A unique violation when the name is taken.
+    pub(crate) fn insert(&self, tx: &Transaction<'_>) -> Result<(), StoreError> {
+        tx.execute(
+            "INSERT INTO containers (id, name, image, revision, record) VALUES (?1, ?2, ?3, ?4, ?5)",
+            (
+                self.id.as_str(),
+                self.name.as_str(),
+                self.image.to_string(),
+                self.revision.cast_signed(),
+                self.json()?,
+            ),
+        )?;
+        Ok(())
+    }
+
+    /// Replaces the row, unless it is newer.
+    ///
+    /// # Errors
+    /// A unique violation when the name is taken.
+    pub(crate) fn update(&self, tx: &Transaction<'_>) -> Result<(), StoreError> {
+        tx.execute(
+            "UPDATE containers SET name = ?2, revision = ?3, record = ?4 \
+             WHERE id = ?1 AND revision < ?3",
+            (self.id.as_str(), self.name.as_str(), self.revision.cast_signed(), self.json()?),
+        )?;
+        Ok(())
+    }
+
+    /// Removes the row.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) fn delete(tx: &Transaction<'_>, id: &ContainerId) -> Result<(), StoreError> {
+        tx.execute("DELETE FROM containers WHERE id = ?1", [id.as_str()])?;
+        Ok(())
+    }
+
+    /// All rows; one that does not parse is reported and left out.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) fn load_all(connection: &Connection) -> Result<Vec<Self>, StoreError> {
+        let mut statement = connection.prepare("SELECT id, record FROM containers")?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        let mut records = Vec::new();
+        for row in rows {
+            let (id, json) = row?;
+            match serde_json::from_str(&json) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    tracing::error!(container.id = id, %error, "unreadable container record");
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn json(&self) -> Result<String, StoreError> {
+        serde_json::to_string(self)
+            .map_err(|source| StoreError::Row { table: "containers", source })
+    }
+
+    /// Writes the copy: whole or not at all, durable or not.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn write_copy(&self, dir: &Path) -> io::Result<()> {
+        let temporary = dir.join("record.json.new");
+        std::fs::write(&temporary, serde_json::to_vec(self)?)?;
+        std::fs::rename(temporary, dir.join(COPY))
+    }
+
+    /// Reads the copy.
+    ///
+    /// # Errors
+    /// The file system's, or `InvalidData`.
+    pub(crate) fn read_copy(dir: &Path) -> io::Result<Self> {
+        use std::io::Read as _;
+        let mut text = Vec::new();
+        std::fs::File::open(dir.join(COPY))?.take(COPY_MAX).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+/// What the shim records of the end of a run.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct ExitFile {
+    /// The run.
+    pub(crate) generation: u64,
+    /// 128 + n after signal n.
+    pub(crate) exit_status: i32,
+    /// When.
+    pub(crate) exited_at: Timestamp,
+    /// The kernel killed a process of it for memory.
+    #[serde(default)]
+    pub(crate) oom_killed: bool,
+}
+
+impl ExitFile {
+    /// The file's name in the container's directory.
+    pub(crate) const NAME: &'static str = "exit.json";
+
+    /// Reads what the shim recorded of run `generation`; `None` when there is nothing of that run.
+    #[must_use]
+    pub(crate) fn read(dir: &Path, generation: u64) -> Option<Self> {
+        use std::io::Read as _;
+        let mut text = Vec::new();
+        std::fs::File::open(dir.join(Self::NAME)).ok()?.take(65536).read_to_end(&mut text).ok()?;
+        let exit: Self = serde_json::from_slice(&text).ok()?;
+        (exit.generation == generation).then_some(exit)
+    }
+}

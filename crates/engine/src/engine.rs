@@ -1,0 +1,228 @@
+//! The engine as its users hold it, and what all its parts share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pouch_cgroup::Layout;
+use pouch_containerd as backend;
+use pouch_image::Images;
+use pouch_network::Networks;
+use pouch_snapshot::Snapshotter;
+use pouch_store::Store;
+use pouch_types::ContainerId;
+use pouch_volume::Volumes;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::config::EngineConfig;
+use crate::container::Container;
+use crate::container::index::Index;
+use crate::container::record::Record;
+use crate::events::{EventBus, EventKind, EventStream};
+use crate::view::ContainerView;
+use crate::{EngineError, exec, system};
+
+/// What the engine stands on, opened by the daemon.
+#[derive(Debug)]
+pub struct Seams {
+    /// The store.
+    pub store: Store,
+    /// The backend and its events.
+    pub backend: Arc<dyn backend::Client>,
+    /// What its shims report.
+    pub backend_events: mpsc::Receiver<backend::Event>,
+    /// Images.
+    pub images: Images,
+    /// Root file systems.
+    pub snapshots: Snapshotter,
+    /// Networks.
+    pub networks: Networks,
+    /// Volumes.
+    pub volumes: Volumes,
+    /// Whether the database was lost and is to be rebuilt from the records beside the containers.
+    pub rebuild: Rebuild,
+}
+
+/// See [`Seams::rebuild`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rebuild {
+    /// The database is whole.
+    No,
+    /// It was quarantined.
+    FromCopies,
+}
+
+/// Use cases; clones share one engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: EngineConfig,
+    pub(crate) store: Store,
+    pub(crate) backend: Arc<dyn backend::Client>,
+    pub(crate) images: Images,
+    pub(crate) snapshots: Snapshotter,
+    pub(crate) networks: Networks,
+    pub(crate) volumes: Volumes,
+    pub(crate) index: Index,
+    pub(crate) events: EventBus,
+    pub(crate) execs: exec::Execs,
+    pub(crate) cgroups: Arc<Layout>,
+    pub(crate) support: pouch_cgroup::Support,
+    pub(crate) host: pouch_oci::HostFeatures,
+    pub(crate) boot_id: String,
+    pub(crate) version: system::Version,
+    /// Everything that runs on its own; effects are never cancelled.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Engine {
+    /// Opens the engine: loads what the store holds, finds what still runs, and takes up where the
+    /// last daemon left off. The engine answers when this returns; clean-ups and restarts that
+    /// follow from the reconciliation go on in the background.
+    ///
+    /// # Errors
+    /// When the machine's control groups cannot be read, or the store or the backend cannot be
+    /// listed.
+    pub async fn open(config: EngineConfig, seams: Seams) -> Result<Self, EngineError> {
+        let cgroups = Layout::detect().map_err(|e| EngineError::wrap("find control groups", e))?;
+        let host = pouch_oci::HostFeatures::detect()
+            .map_err(|e| EngineError::io("look at the machine", e))?;
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_err(|e| EngineError::io("read the boot id", e))?
+            .trim()
+            .to_owned();
+        let inner = Arc::new(Inner {
+            config,
+            store: seams.store,
+            backend: seams.backend,
+            images: seams.images,
+            snapshots: seams.snapshots,
+            networks: seams.networks,
+            volumes: seams.volumes,
+            index: Index::default(),
+            events: EventBus::default(),
+            execs: exec::Execs::default(),
+            support: cgroups.support(),
+            cgroups,
+            host,
+            boot_id,
+            version: system::Version::detect(),
+            tasks: TaskTracker::new(),
+        });
+        let engine = Self { inner };
+        crate::boot::restore(&engine.inner, seams.rebuild).await?;
+        let listener = Arc::clone(&engine.inner);
+        engine.inner.tasks.spawn(listen(listener, seams.backend_events));
+        Ok(engine)
+    }
+
+    /// All containers, newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<ContainerView>> {
+        let mut views: Vec<_> = self.inner.index.all().iter().map(|c| c.view()).collect();
+        views.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        views
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn view(&self, key: &str) -> Result<Arc<ContainerView>, EngineError> {
+        Ok(self.find(key)?.view())
+    }
+
+    /// Images.
+    #[must_use]
+    pub fn images(&self) -> &Images {
+        &self.inner.images
+    }
+
+    /// Networks.
+    #[must_use]
+    pub fn networks(&self) -> &Networks {
+        &self.inner.networks
+    }
+
+    /// Listens to events.
+    #[must_use]
+    pub fn events(&self, since: Option<Timestamp>, until: Option<Timestamp>) -> EventStream {
+        self.inner.events.subscribe(since, until)
+    }
+
+    /// The engine's settings.
+    #[must_use]
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+
+    /// What this engine is.
+    #[must_use]
+    pub fn version(&self) -> &system::Version {
+        &self.inner.version
+    }
+
+    pub(crate) fn find(&self, key: &str) -> Result<Arc<Container>, EngineError> {
+        self.inner.index.find(key)
+    }
+}
+
+impl Inner {
+    pub(crate) fn announce_container(
+        &self,
+        action: impl Into<String>,
+        id: &ContainerId,
+        attributes: BTreeMap<String, String>,
+    ) {
+        self.events.publish(EventKind::Container, action, id.as_str(), attributes);
+    }
+}
+
+/// What Docker tells of a container with each of its events.
+pub(crate) fn event_attributes(record: &Record) -> BTreeMap<String, String> {
+    let mut attributes = record.spec.labels.clone();
+    attributes.insert("name".to_owned(), record.name.to_string());
+    attributes.insert("image".to_owned(), record.spec.image_name.clone());
+    attributes
+}
+
+/// As [`event_attributes`], from what readers see.
+pub(crate) fn view_attributes(view: &ContainerView) -> BTreeMap<String, String> {
+    let mut attributes = view.spec.labels.clone();
+    attributes.insert("name".to_owned(), view.name.to_string());
+    attributes.insert("image".to_owned(), view.spec.image_name.clone());
+    attributes
+}
+
+/// Takes what shims report to the containers that it concerns.
+async fn listen(engine: Arc<Inner>, mut events: mpsc::Receiver<backend::Event>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            backend::Event::Exit { container, exec: None, status, .. } => {
+                crate::failpoint::hit("exit:reported");
+                if let Some(container) = engine.index.get(&container) {
+                    crate::lifecycle::cleanup::reported(&container, status).await;
+                }
+            }
+            backend::Event::Exit { container, exec: Some(exec), status, .. } => {
+                engine.execs.ended(&engine, &container, &exec, status).await;
+            }
+            // The exit file says it at the end; the event is only for those who watch.
+            backend::Event::Oom { container } => {
+                tracing::info!(container.id = %container, "the kernel killed a process for memory");
+            }
+            backend::Event::Lost { container } => {
+                if let Some(container) = engine.index.get(&container) {
+                    engine.tasks.spawn(async move {
+                        crate::lifecycle::cleanup::supervisor_lost(&container).await;
+                    });
+                }
+            }
+        }
+    }
+}

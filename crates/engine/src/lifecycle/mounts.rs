@@ -1,0 +1,289 @@
+//! Mounts of a container: what each destination gets, decided at create and made at start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use pouch_oci::{Access, ResolvedKind, ResolvedMount, SourcePropagation};
+use pouch_types::spec::{
+    ContainerSpec, MountKind, MountOrigin, MountSpec, ReadOnlyRecursion, VolumesFrom,
+};
+use pouch_types::{Classified, ContainerId, ErrorKind};
+
+use crate::container::Container;
+use crate::container::record::Record;
+use crate::engine::Inner;
+use crate::view::{ContainerView, MountPoint};
+use crate::{EngineError, files};
+
+/// Driver of volumes that name none.
+const LOCAL: &str = "local";
+
+/// Decides every mount; makes volumes that do not exist and fills the new ones from the image.
+pub(crate) async fn resolve(
+    engine: &Inner,
+    id: &ContainerId,
+    spec: &ContainerSpec,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<MountPoint>, EngineError> {
+    let mut points: BTreeMap<String, MountPoint> = BTreeMap::new();
+    for from in &spec.volumes_from {
+        for point in inherited(engine, from)? {
+            points.insert(point.spec.destination.clone(), point);
+        }
+    }
+    let mut own = BTreeSet::new();
+    for mount in &spec.mounts {
+        if !own.insert(mount.destination.as_str()) {
+            return Err(EngineError::invalid(format!(
+                "Duplicate mount point: {}",
+                mount.destination
+            )));
+        }
+        let point = point(engine, mount, &spec.volume_driver, warnings).await?;
+        points.insert(mount.destination.clone(), point);
+    }
+    for destination in &spec.volumes {
+        if points.contains_key(destination) {
+            continue;
+        }
+        let mount = anonymous(destination);
+        let point = point(engine, &mount, &spec.volume_driver, warnings).await?;
+        points.insert(destination.clone(), point);
+    }
+    for point in points.values() {
+        fill(engine, id, point).await?;
+    }
+    Ok(points.into_values().collect())
+}
+
+fn anonymous(destination: &str) -> MountSpec {
+    MountSpec {
+        destination: destination.to_owned(),
+        kind: MountKind::Volume {
+            name: None,
+            no_copy: false,
+            subpath: None,
+            driver: String::new(),
+            driver_opts: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        },
+        read_only: false,
+        propagation: None,
+        relabel: None,
+        origin: MountOrigin::Anonymous,
+    }
+}
+
+/// The mounts of another container, tmpfs excepted.
+fn inherited(engine: &Inner, from: &VolumesFrom) -> Result<Vec<MountPoint>, EngineError> {
+    let view = engine.index.find(&from.container)?.view();
+    let shared = view.mounts.iter().filter(|m| !matches!(m.spec.kind, MountKind::Tmpfs { .. }));
+    Ok(shared
+        .cloned()
+        .map(|mut point| {
+            point.spec.origin = MountOrigin::VolumesFrom;
+            point.spec.read_only = from.read_only.unwrap_or(point.spec.read_only);
+            point.anonymous = false;
+            point
+        })
+        .collect())
+}
+
+async fn point(
+    engine: &Inner,
+    mount: &MountSpec,
+    default_driver: &str,
+    warnings: &mut Vec<String>,
+) -> Result<MountPoint, EngineError> {
+    let mut spec = mount.clone();
+    let mut point = MountPoint {
+        spec: mount.clone(),
+        source: String::new(),
+        volume: None,
+        driver: None,
+        propagation: mount.propagation,
+        anonymous: false,
+    };
+    match &mut spec.kind {
+        MountKind::Tmpfs { .. } => {}
+        MountKind::Bind { source, create_source, .. } => {
+            if !*create_source && !Path::new(source.as_str()).exists() {
+                return Err(EngineError::invalid(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: \
+                     {source}"
+                )));
+            }
+            point.source.clone_from(source);
+            point.propagation =
+                point.propagation.or(Some(pouch_types::spec::Propagation::Rprivate));
+        }
+        MountKind::Volume { name, driver, driver_opts, labels, .. } => {
+            let driver = [driver.as_str(), default_driver, LOCAL]
+                .into_iter()
+                .find(|d| !d.is_empty())
+                .unwrap_or(LOCAL);
+            point.anonymous = name.is_none();
+            let volume = engine
+                .volumes
+                .create(name.clone(), driver, driver_opts.clone(), labels.clone())
+                .await
+                .map_err(|e| EngineError::wrap("make the volume", e))?;
+            if mount.relabel.is_some() && !engine.host.selinux {
+                warnings.push(format!(
+                    "SELinux is off: the relabelling of {} has no effect",
+                    mount.destination
+                ));
+            }
+            *name = Some(volume.name.clone());
+            point.volume = Some(volume.name.to_string());
+            point.driver = Some(volume.driver.clone());
+            point.source = volume.mountpoint.to_string_lossy().into_owned();
+        }
+    }
+    point.spec = spec;
+    Ok(point)
+}
+
+/// Copies what the image has at the destination into a volume that is still empty.
+async fn fill(engine: &Inner, id: &ContainerId, point: &MountPoint) -> Result<(), EngineError> {
+    let MountKind::Volume { name: Some(name), no_copy: false, subpath: None, .. } =
+        &point.spec.kind
+    else {
+        return Ok(());
+    };
+    let doing = || format!("fill the volume {name} from the image");
+    let into = engine.volumes.open_data(name).map_err(|e| EngineError::wrap(doing(), e))?;
+    let root =
+        engine.snapshots.mount_detached(id).await.map_err(|e| EngineError::wrap(doing(), e))?;
+    match root.metadata(&point.spec.destination) {
+        Ok(stat) if stat.is_dir() => {}
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(EngineError::wrap(doing(), e)),
+    }
+    engine
+        .snapshots
+        .unpacker()
+        .copy_tree(&root, &point.spec.destination, &into)
+        .await
+        .map(drop)
+        .map_err(|e| EngineError::wrap(doing(), e))
+}
+
+/// The mounts of a run, with every source in place: the user's and the name files.
+pub(crate) async fn for_start(
+    engine: &Inner,
+    container: &Container,
+    record: &Record,
+) -> Result<Vec<ResolvedMount>, EngineError> {
+    let mut mounts = Vec::with_capacity(record.mounts.len() + files::NAME_FILES.len());
+    let taken: BTreeSet<&str> = record.mounts.iter().map(|m| m.spec.destination.as_str()).collect();
+    files::touch(&container.dir)?;
+    for (name, destination) in files::NAME_FILES {
+        if !taken.contains(destination) {
+            mounts.push(ResolvedMount {
+                destination: destination.to_owned(),
+                kind: ResolvedKind::Bind {
+                    source: container.dir.join(name).to_string_lossy().into_owned(),
+                    non_recursive: false,
+                    source_propagation: SourcePropagation::Unknown,
+                },
+                access: Access::ReadWrite,
+                propagation: None,
+            });
+        }
+    }
+    for point in &record.mounts {
+        mounts.push(resolved(engine, &record.id, point).await?);
+    }
+    Ok(mounts)
+}
+
+async fn resolved(
+    engine: &Inner,
+    id: &ContainerId,
+    point: &MountPoint,
+) -> Result<ResolvedMount, EngineError> {
+    let spec = &point.spec;
+    let mut recursion = ReadOnlyRecursion::Best;
+    let bind = |source: String, non_recursive| ResolvedKind::Bind {
+        source,
+        non_recursive,
+        source_propagation: SourcePropagation::Unknown,
+    };
+    let kind = match &spec.kind {
+        MountKind::Bind { source, create_source, non_recursive, read_only_recursion } => {
+            recursion = *read_only_recursion;
+            if *create_source {
+                make_source(source).await?;
+            }
+            bind(source.clone(), *non_recursive)
+        }
+        MountKind::Volume { name: Some(name), subpath, .. } => {
+            let doing = || format!("mount the volume {name}");
+            let root =
+                engine.volumes.attach(name, id).await.map_err(|e| EngineError::wrap(doing(), e))?;
+            let source = match subpath {
+                None => root,
+                Some(subpath) => {
+                    // Resolved inside the volume; the runtime mounts what the path then names.
+                    engine
+                        .volumes
+                        .resolve_subpath(name, subpath)
+                        .map_err(|e| EngineError::wrap(doing(), e))?;
+                    root.join(subpath)
+                }
+            };
+            bind(source.to_string_lossy().into_owned(), false)
+        }
+        MountKind::Volume { name: None, .. } => {
+            return Err(EngineError::new(ErrorKind::Internal, "a volume without a name"));
+        }
+        MountKind::Tmpfs { size, mode, options } => {
+            ResolvedKind::Tmpfs { size: *size, mode: *mode, options: options.clone() }
+        }
+    };
+    Ok(ResolvedMount {
+        destination: spec.destination.clone(),
+        kind,
+        access: if spec.read_only { Access::ReadOnly(recursion) } else { Access::ReadWrite },
+        propagation: spec.propagation,
+    })
+}
+
+/// `-v` makes a missing directory; the host path is the administrator's, so links are followed.
+async fn make_source(source: &str) -> Result<(), EngineError> {
+    let path = source.to_owned();
+    let made = tokio::task::spawn_blocking(move || match std::fs::metadata(&path) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => std::fs::create_dir_all(&path),
+        Err(e) => Err(e),
+    });
+    // A network file system that hangs must not hold the start for ever.
+    match tokio::time::timeout(std::time::Duration::from_secs(20), made).await {
+        Ok(Ok(result)) => result.map_err(|e| {
+            EngineError::io(format!("error while creating mount source path '{source}'"), e)
+        }),
+        Ok(Err(e)) => Err(EngineError::new(ErrorKind::Internal, e.to_string())),
+        Err(_) => Err(EngineError::new(
+            ErrorKind::DeadlineExceeded,
+            format!("mount source path '{source}' did not answer within 20 s"),
+        )),
+    }
+}
+
+/// Lets go of the volumes of a run.
+pub(crate) async fn release(
+    engine: &Inner,
+    view: &ContainerView,
+) -> Result<(), pouch_volume::VolumeError> {
+    let mut failed = None;
+    for point in &view.mounts {
+        if let MountKind::Volume { name: Some(name), .. } = &point.spec.kind
+            && let Err(error) = engine.volumes.detach(name, &view.id).await
+        {
+            failed = Some(error);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}

@@ -1,0 +1,378 @@
+//! The start of a run.
+//!
+//! ```text
+//! user, name files, mounts, OCI spec
+//!      ├── shim process ─┐
+//!      ├── network ──────┼── task made ── waiting clients attached ── record durable ── go
+//!      └── commit ───────┘
+//! ```
+//! The network namespace is made and pinned first and joined by the container, so its network is
+//! complete before its first instruction. Whatever fails, what was made before is undone in
+//! reverse, and the error says which stage it was.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pouch_containerd::{self as backend, Stdin, Stdio, Terminal};
+use pouch_network::AttachRequest;
+use pouch_oci::{BuildContext, HostDevices, NetworkNamespace, ResolvedUser};
+use pouch_rootfd::RootFd;
+use pouch_types::spec::{ContainerSpec, NetworkMode, UtsMode};
+use pouch_types::{Classified, ErrorKind};
+
+use crate::container::Container;
+use crate::container::actor::{Durable, Started};
+use crate::container::record::{ExitFile, Record};
+use crate::engine::Inner;
+use crate::view::EndpointView;
+use crate::{EngineError, failpoint, files};
+
+/// Docker's exit status for a start that failed, by what the runtime said. The runtime's message
+/// is the only place where a missing program can be told from a forbidden one.
+pub(crate) fn exit_code(error: &EngineError) -> i32 {
+    let text = error.text();
+    if text.contains("executable file not found") || text.contains("no such file or directory") {
+        127
+    } else if text.contains("permission denied") || text.contains("is a directory") {
+        126
+    } else {
+        128
+    }
+}
+
+pub(crate) async fn start(
+    engine: &Arc<Inner>,
+    container: &Arc<Container>,
+    record: &Record,
+    durable: Durable,
+) -> Result<Started, EngineError> {
+    let result = run(engine, container, record, durable).await;
+    if let Err(error) = &result {
+        tracing::info!(container.id = %record.id, error = error.text(), "start failed");
+        super::cleanup::clean_up(engine, container).await;
+    }
+    result
+}
+
+async fn run(
+    engine: &Arc<Inner>,
+    container: &Arc<Container>,
+    record: &Record,
+    durable: Durable,
+) -> Result<Started, EngineError> {
+    let spec = &record.spec;
+    let namespaces = super::namespaces::resolve(engine, &record.id, spec)?;
+    let network = namespaces.network.clone();
+    let hostname = hostname(engine, record);
+    let user = resolve_user(engine, record).await?;
+    let mounts = super::mounts::for_start(engine, container, record).await?;
+    let oci = build(
+        engine,
+        container,
+        record,
+        Resolved { user: &user, hostname: &hostname, mounts: &mounts, namespaces: &namespaces },
+    )?;
+    failpoint::hit("start:before-backend");
+    // An exit file of an earlier run would be a lie about this one if its generation were lost.
+    let _ = std::fs::remove_file(container.dir.join(ExitFile::NAME));
+
+    let (backend, endpoints) = tokio::join!(
+        engine.backend.create(create_request(engine, container, record, oci)?),
+        attach_network(engine, record, &network),
+    );
+    // Kept before any error returns, so that the clean-up finds it.
+    let backend = backend
+        .map_err(|e| EngineError::wrap("start the shim", e))
+        .inspect(|b| container.run().container = Some(Arc::clone(b)));
+    let endpoints = endpoints?;
+    let backend = backend?;
+    failpoint::hit("start:network-attached");
+    files::write(engine, container, record, &network, &hostname, &endpoints)?;
+
+    let task = backend.new_task(stdio(spec)).await.map_err(runtime_error)?;
+    container.run().task = Some(Arc::clone(&task));
+    failpoint::hit("start:task-created");
+    let clients = std::mem::take(&mut container.run().waiting);
+    for waiting in clients {
+        match task.attach(waiting.streams).await {
+            Ok(stream) => waiting.connect(stream),
+            Err(error) => {
+                let error = pouch_types::error::chain(&error);
+                tracing::warn!(container.id = %record.id, error, "cannot attach a client");
+            }
+        }
+    }
+    if let Some((rows, columns)) = spec.console_size.filter(|_| spec.process.tty) {
+        // A wrong size is an inconvenience, not a failed start.
+        let _ = task.resize(columns, rows).await;
+    }
+    durable.wait().await.map_err(|e| EngineError::wrap("record the start", e))?;
+    failpoint::hit("start:committed");
+    let at = Timestamp::now();
+    let pid = task.start().await.map_err(runtime_error)?;
+    failpoint::hit("start:task-started");
+    let sandbox_key = match network {
+        NetworkNamespace::Own(path) | NetworkNamespace::Joined(path) => Some(path.into()),
+        NetworkNamespace::New | NetworkNamespace::Host => None,
+    };
+    Ok(Started { pid, at, endpoints, sandbox_key })
+}
+
+/// What a start has found out before the specification can be built.
+struct Resolved<'a> {
+    user: &'a ResolvedUser,
+    hostname: &'a str,
+    mounts: &'a [pouch_oci::ResolvedMount],
+    namespaces: &'a pouch_oci::ResolvedNamespaces,
+}
+
+/// Builds the OCI specification, keeps it for execs and gives its JSON.
+fn build(
+    engine: &Inner,
+    container: &Container,
+    record: &Record,
+    resolved: Resolved<'_>,
+) -> Result<Vec<u8>, EngineError> {
+    let spec = &record.spec;
+    let host_uts = spec.namespaces.uts == UtsMode::Host;
+    let context = BuildContext {
+        id: &record.id,
+        spec,
+        rootfs: "rootfs",
+        user: resolved.user,
+        hostname: if host_uts { "" } else { resolved.hostname },
+        environment: &[],
+        mounts: resolved.mounts,
+        namespaces: resolved.namespaces,
+        init_path: engine.config.init_binary.to_str(),
+        selinux: None,
+        defaults: &defaults(engine),
+        host: &engine.host,
+        devices: &HostDevices,
+    };
+    let built = pouch_oci::build(&context)
+        .map_err(|e| EngineError::wrap("the container cannot be made as asked", e))?;
+    for warning in &built.warnings {
+        tracing::warn!(container.id = %record.id, "{warning}");
+    }
+    let oci = serde_json::to_vec(&built.spec)
+        .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?;
+    keep_spec(container, &oci)?;
+    container.run().spec = Some(Arc::new(built.spec));
+    Ok(oci)
+}
+
+/// Name of the OCI specification in the container's directory.
+const SPEC_FILE: &str = "config.json";
+
+/// Keeps the specification for a daemon that comes later: execs are made from it.
+fn keep_spec(container: &Container, oci: &[u8]) -> Result<(), EngineError> {
+    let path = container.dir.join(SPEC_FILE);
+    std::fs::write(&path, oci).map_err(|e| EngineError::io(format!("write {}", path.display()), e))
+}
+
+/// The specification of a run that an earlier daemon started.
+pub(crate) fn kept_spec(dir: &std::path::Path) -> Option<Arc<pouch_oci::spec::Spec>> {
+    let text = std::fs::read(dir.join(SPEC_FILE)).ok()?;
+    serde_json::from_slice(&text).ok().map(Arc::new)
+}
+
+/// Failures of the OCI runtime in Docker's words, which the docker CLI knows.
+fn runtime_error(error: backend::Error) -> EngineError {
+    let kind = match error.kind() {
+        ErrorKind::Internal | ErrorKind::Unavailable => ErrorKind::Internal,
+        other => other,
+    };
+    let wrapped = EngineError::wrap(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed",
+        error,
+    );
+    // A command that cannot be executed is the request's fault.
+    match exit_code(&wrapped) {
+        126 | 127 => wrapped.with_kind(ErrorKind::Invalid),
+        _ => wrapped.with_kind(kind),
+    }
+}
+
+fn stdio(spec: &ContainerSpec) -> Stdio {
+    Stdio {
+        terminal: if spec.process.tty { Terminal::Yes } else { Terminal::No },
+        stdin: match (spec.process.open_stdin, spec.process.stdin_once) {
+            (false, _) => Stdin::Null,
+            (true, false) => Stdin::Keep,
+            (true, true) => Stdin::Once,
+        },
+    }
+}
+
+fn hostname(engine: &Inner, record: &Record) -> String {
+    if !record.spec.hostname.is_empty() {
+        return record.spec.hostname.clone();
+    }
+    match &record.spec.network.mode {
+        NetworkMode::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        NetworkMode::Container(key) => match engine.index.find(key) {
+            Ok(other) => {
+                let view = other.view();
+                if view.spec.hostname.is_empty() {
+                    view.id.short().to_owned()
+                } else {
+                    view.spec.hostname.clone()
+                }
+            }
+            Err(_) => record.id.short().to_owned(),
+        },
+        _ => record.id.short().to_owned(),
+    }
+}
+
+pub(crate) fn defaults(engine: &Inner) -> pouch_oci::Defaults {
+    let config = &engine.config;
+    pouch_oci::Defaults {
+        seccomp: config.seccomp_profile.clone(),
+        no_new_privileges: config.no_new_privileges,
+        init: config.init,
+        cgroup_parent: config.cgroup_parent.clone(),
+        cgroup_driver: match config.cgroup_driver {
+            backend::CgroupDriver::Cgroupfs => pouch_oci::CgroupDriver::Cgroupfs,
+            backend::CgroupDriver::Systemd => pouch_oci::CgroupDriver::Systemd,
+        },
+        shm_size: config.default_shm_size,
+        ulimits: config.default_ulimits.clone(),
+        ..pouch_oci::Defaults::default()
+    }
+}
+
+/// Looks the user up in the container's own files, through a mount that nobody else sees.
+async fn resolve_user(engine: &Inner, record: &Record) -> Result<ResolvedUser, EngineError> {
+    let root: RootFd = engine
+        .snapshots
+        .mount_detached(&record.id)
+        .await
+        .map_err(|e| EngineError::wrap("open the root file system", e))?;
+    let process = &record.spec.process;
+    let (user, groups) = (process.user.clone(), process.group_add.clone());
+    tokio::task::spawn_blocking(move || pouch_oci::resolve_user(&root, &user, &groups))
+        .await
+        .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
+        .map_err(|e| EngineError::wrap("find the user", e))
+}
+
+fn create_request(
+    engine: &Inner,
+    container: &Container,
+    record: &Record,
+    oci: Vec<u8>,
+) -> Result<backend::CreateRequest, EngineError> {
+    let mounts = engine
+        .snapshots
+        .mounts(&record.id)
+        .map_err(|e| EngineError::wrap("find the root file system", e))?;
+    Ok(backend::CreateRequest {
+        id: record.id.clone(),
+        spec: oci,
+        rootfs: mounts
+            .into_iter()
+            .map(|m| backend::Mount { kind: m.kind, source: m.source, options: m.options })
+            .collect(),
+        runtime: runtime_options(engine, &record.spec)?,
+        log: crate::logs::target(&container.dir, record),
+        exit_file: container.dir.join(ExitFile::NAME),
+        generation: record.state.generation,
+    })
+}
+
+pub(crate) fn runtime_options(
+    engine: &Inner,
+    spec: &ContainerSpec,
+) -> Result<backend::RuntimeOptions, EngineError> {
+    let name = spec.runtime.as_ref().unwrap_or(&engine.config.default_runtime);
+    let runtime =
+        engine.config.runtimes.get(name).ok_or_else(|| {
+            EngineError::invalid(format!("unknown or invalid runtime name: {name}"))
+        })?;
+    Ok(backend::RuntimeOptions {
+        binary: runtime.path.clone(),
+        args: runtime.args.clone(),
+        root: engine.config.exec_root.join("runtime").join(name),
+        cgroup_driver: engine.config.cgroup_driver,
+    })
+}
+
+/// Makes the namespace and what connects it.
+async fn attach_network(
+    engine: &Inner,
+    record: &Record,
+    network: &NetworkNamespace,
+) -> Result<Vec<EndpointView>, EngineError> {
+    let spec = &record.spec.network;
+    let netns = match network {
+        NetworkNamespace::Own(path) => {
+            let path = std::path::PathBuf::from(path);
+            let made = path.clone();
+            tokio::task::spawn_blocking(move || {
+                pouch_netns::remove(&made)?;
+                pouch_netns::Netns::create(&made, pouch_netns::Ipv6::Disabled)
+            })
+            .await
+            .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
+            .map_err(|e| EngineError::wrap("make the network namespace", e))?;
+            Some(path)
+        }
+        NetworkNamespace::Host => None,
+        NetworkNamespace::New | NetworkNamespace::Joined(_) => return Ok(Vec::new()),
+    };
+    let name = match &spec.mode {
+        _ if record.spec.network_disabled => "none",
+        NetworkMode::Default | NetworkMode::Bridge => "bridge",
+        NetworkMode::Host => "host",
+        NetworkMode::None => "none",
+        NetworkMode::Named(name) => name,
+        NetworkMode::Container(_) => return Ok(Vec::new()),
+    };
+    let asked = spec.endpoints.get(name).cloned().unwrap_or_default();
+    let mac = asked.mac_address.as_ref().or(spec.mac_address.as_ref());
+    let mac = mac
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|_| EngineError::invalid("invalid MacAddress"))?;
+    let request = AttachRequest {
+        container: record.id.clone(),
+        name: record.name.clone(),
+        network: name.to_owned(),
+        netns,
+        mac,
+        ipv4: asked.ipv4,
+        ports: spec.ports.clone(),
+        publish_exposed: if spec.publish_all {
+            record.spec.exposed_ports.iter().copied().collect()
+        } else {
+            Vec::new()
+        },
+    };
+    let endpoint = engine.networks.attach(request).await.map_err(|e| {
+        EngineError::wrap(format!("failed to set up container networking on {name}"), e)
+    })?;
+    Ok(vec![endpoint_view(endpoint)])
+}
+
+pub(crate) fn endpoint_view(endpoint: pouch_network::Endpoint) -> EndpointView {
+    EndpointView {
+        network: endpoint.network,
+        network_id: endpoint.network_id.to_string(),
+        endpoint_id: endpoint.endpoint_id,
+        mac: endpoint.mac.map(|m| m.to_string()).unwrap_or_default(),
+        ipv4: endpoint.ipv4.map(|c| c.address),
+        ipv4_prefix: endpoint.ipv4.map_or(0, |c| c.prefix),
+        gateway: endpoint.ipv4.map(|c| c.gateway),
+        ports: endpoint
+            .ports
+            .iter()
+            .map(|p| crate::view::PublishedPort {
+                container: p.container,
+                host_ip: p.host_ip,
+                host_port: p.host_port,
+            })
+            .collect(),
+    }
+}
