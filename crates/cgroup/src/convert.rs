@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(shares_to_weight(0), 0);
         assert_eq!(shares_to_weight(2), 1);
         assert_eq!(shares_to_weight(1024), 100);
-        assert_eq!(shares_to_weight(512), 60);
+        assert_eq!(shares_to_weight(512), 59);
         assert_eq!(shares_to_weight(262_144), 10_000);
         assert_eq!(shares_to_weight(u64::MAX), 10_000);
     }

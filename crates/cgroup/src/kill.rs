@@ -19,8 +19,9 @@ impl Cgroup {
     ///
     /// With `cgroup.kill` (Linux 5.14, v2) the kernel does it at once. Otherwise the group is
     /// stopped first, so that nothing can fork away, each process is signalled and the group is
-    /// thawed; repeated while processes remain. A group that does not exist is done. The calling
-    /// process is never signalled and does not count.
+    /// thawed; repeated while processes remain. The group is not frozen afterwards, even if it was
+    /// before. A group that does not exist is done. The calling process is never signalled and does
+    /// not count.
     ///
     /// # Errors
     /// [`Error::Deadline`] when processes remain (one in uninterruptible sleep cannot die),
@@ -42,6 +43,7 @@ impl Cgroup {
             if with_us || !self.kill_by_kernel()? || self.outside_v2(&pids)? {
                 self.kill_each(&pids, deadline)?;
             }
+            self.thaw_v1()?;
             if !pause(attempt, deadline) {
                 return Err(Error::Deadline { group: self.path().to_owned(), stage: "kill" });
             }
@@ -77,14 +79,25 @@ impl Cgroup {
         let own = std::process::id();
         // Best effort: without a freezer the outer loop catches what is forked meanwhile. Never
         // when we are inside: we would stop ourselves.
-        let frozen = !self.pids()?.contains(&own)
-            && self.freeze(deadline.min(Instant::now() + FREEZE_SHARE)).is_ok();
-        let outcome = self.signal(pids);
-        if frozen {
-            // A v1 task dies only once it is thawed.
-            self.thaw(deadline)?;
+        if !self.pids()?.contains(&own) {
+            // A failure has thawed it again and costs nothing but another round.
+            let _ = self.freeze(deadline.min(Instant::now() + FREEZE_SHARE));
         }
-        outcome
+        self.signal(pids)
+    }
+
+    /// A task that v1 has frozen, by us or before, takes no signal before it is thawed; v2 lets
+    /// frozen tasks die. Groups below can be frozen on their own.
+    fn thaw_v1(&self) -> Result<(), Error> {
+        let Some(dir) = self.v1("freezer") else { return Ok(()) };
+        for group in crate::group::tree(dir)? {
+            match file::write(&group.join("freezer.state"), "THAWED") {
+                Ok(()) => {}
+                Err(Error::Io { source, .. }) if file::is_absent(&source) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn signal(&self, pids: &[u32]) -> Result<(), Error> {

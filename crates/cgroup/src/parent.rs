@@ -22,6 +22,15 @@ use crate::layout::Layout;
 /// # Errors
 /// [`Error::BadPath`], [`Error::Io`].
 pub fn ensure_parent(layout: &Layout, path: &str) -> Result<(), Error> {
+    make(layout, path)?;
+    for hierarchy in layout.hierarchies().iter().filter(|h| h.unified) {
+        delegate(&hierarchy.dir(path), &hierarchy.controllers)?;
+    }
+    Ok(())
+}
+
+/// Makes the group and those above it, and delegates from above.
+fn make(layout: &Layout, path: &str) -> Result<(), Error> {
     check_path(path)?;
     for hierarchy in layout.hierarchies() {
         let mut group = String::new();
@@ -41,9 +50,6 @@ pub fn ensure_parent(layout: &Layout, path: &str) -> Result<(), Error> {
             if hierarchy.has("cpuset") && !hierarchy.unified {
                 inherit_cpuset(&dir)?;
             }
-        }
-        if hierarchy.unified {
-            delegate(&hierarchy.dir(&group), &hierarchy.controllers)?;
         }
     }
     Ok(())
@@ -70,6 +76,17 @@ pub fn remove_empty_parent(layout: &Layout, path: &str) -> Result<bool, Error> {
 }
 
 impl Cgroup {
+    /// Makes the group in every hierarchy, as a place for processes. Idempotent.
+    ///
+    /// Nothing is delegated to groups below it: on v2 a group either has processes or gives
+    /// controllers to its children.
+    ///
+    /// # Errors
+    /// As [`ensure_parent`].
+    pub fn create(&self) -> Result<(), Error> {
+        make(self.layout(), self.path())
+    }
+
     /// Removes the group and all below it from every hierarchy. What does not exist is done.
     ///
     /// The kernel answers EBUSY for a moment after the last process was reaped; that is retried.

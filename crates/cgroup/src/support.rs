@@ -107,7 +107,6 @@ impl Support {
     /// The limits asked for that cannot be honoured here and are left out.
     #[must_use]
     pub fn unsupported(&self, asked: &Resources) -> Vec<Warning> {
-        let swap_asked = asked.memory_swap.is_some_and(|swap| swap != 0 && swap != -1);
         let period_or_quota = asked.cpu_period.is_some_and(|p| p != 0)
             || asked.cpu_quota.is_some_and(|q| q != 0)
             || asked.nano_cpus.is_some_and(|n| n != 0);
@@ -121,8 +120,7 @@ impl Support {
                 "Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.",
             ),
             (
-                memory && asked.memory_swap != Some(-1) && self.memory && !self.swap
-                    || swap_asked && !self.swap,
+                memory && self.memory && asked.memory_swap != Some(-1) && !self.swap,
                 "memory_swap",
                 "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
             ),
@@ -286,9 +284,8 @@ mod tests {
         let mut asked = everything();
         let warnings = Support::default().clamp(&mut asked);
         assert_eq!(warnings.len(), 15);
-        // What was cleared is not reported again, and only "no swap limit" stays behind.
         assert!(Support::default().unsupported(&asked).is_empty());
-        assert_eq!(asked, Resources { memory_swap: Some(-1), ..Resources::default() });
+        assert_eq!(asked, Resources::default());
     }
 
     #[test]
