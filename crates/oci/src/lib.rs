@@ -21,6 +21,8 @@ pub mod context;
 pub mod device;
 pub mod error;
 mod exec;
+#[cfg(test)]
+mod fixture;
 pub mod host;
 pub mod image;
 mod mount;
@@ -31,6 +33,8 @@ pub mod seccomp;
 mod security;
 pub mod spec;
 mod sysctl;
+#[cfg(test)]
+mod tests;
 pub mod user;
 
 pub use build::{Built, build};
