@@ -1,0 +1,312 @@
+//! Pulls: from Debian's registry filled by skopeo, and from one that misbehaves.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod common;
+#[path = "../../registry/tests/fake/mod.rs"]
+mod fake;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{LocalRegistry, Rig, collect, config, gzip, import, rig, tar};
+use fake::{Answer, CONFIG, MANIFEST, Request, Server, descriptor, manifest};
+use pouch_image::{Event, Image, ImageError, LayerState, Owner, Progress, PullRequest};
+use pouch_registry::{Credentials, Wanted};
+use pouch_types::{Classified, Digest, ErrorKind};
+
+fn request(name: &str) -> PullRequest {
+    PullRequest {
+        reference: name.parse().unwrap(),
+        credentials: Credentials::Anonymous,
+        platform: Wanted::Host,
+        owner: Owner::Docker,
+    }
+}
+
+async fn pull(rig: &Rig, name: &str) -> Result<(Arc<Image>, Vec<Event>), ImageError> {
+    let (progress, mut events) = Progress::channel();
+    let seen = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        while let Some(event) = events.recv().await {
+            seen.push(event);
+        }
+        seen
+    });
+    let image = rig.images.pull(request(name), &progress).await;
+    drop(progress);
+    Ok((image?, seen.await.unwrap()))
+}
+
+fn statuses(events: &[Event]) -> Vec<String> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Pulling { repository, id } => Some(format!("{id}: Pulling from {repository}")),
+            Event::Layer {
+                state: LayerState::Downloading(_) | LayerState::Extracting(_), ..
+            } => None,
+            Event::Layer { state, .. } => Some(state.status().to_owned()),
+            Event::Digest(digest) => Some(format!("Digest: {digest}")),
+            Event::Status(text) => Some(text.clone()),
+            Event::Loaded(_) => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn pulls_what_skopeo_pushed() {
+    let (Some(registry), Some(rootfs)) = (LocalRegistry::start().await, common::busybox()) else {
+        return;
+    };
+    let source = rig().await;
+    let made = import(&source.images, "box:1", gzip(&rootfs)).await;
+    let saved = collect(source.images.save(&["box:1".to_owned()]).await.unwrap()).await;
+    let archive = source.dir.path().join("box.tar");
+    std::fs::write(&archive, saved).unwrap();
+    registry.push(&archive, "lib/box:1", &["--format", "v2s2"]);
+    registry.push(&archive, "lib/box:oci", &["--format", "oci"]);
+    let name = format!("{}/lib/box:1", registry.host);
+
+    let rig = rig().await;
+    let (image, events) = pull(&rig, &name).await.unwrap();
+    assert_eq!(image.diff_ids().collect::<Vec<_>>(), made.diff_ids().collect::<Vec<_>>());
+    assert_eq!(image.config.config.cmd.as_deref().unwrap(), ["sh"]);
+    assert_eq!(image.repo_tags, std::slice::from_ref(&name));
+    let digest = image.manifest.unwrap();
+    assert_eq!(image.repo_digests, [format!("{}/lib/box@{digest}", registry.host)]);
+    assert_eq!(
+        statuses(&events),
+        [
+            "1: Pulling from lib/box".to_owned(),
+            "Pulling fs layer".into(),
+            "Verifying Checksum".into(),
+            "Download complete".into(),
+            "Pull complete".into(),
+            format!("Digest: {digest}"),
+            format!("Status: Downloaded newer image for {name}"),
+        ]
+    );
+    let (_, events) = pull(&rig, &name).await.unwrap();
+    let again = statuses(&events);
+    assert_eq!(again[2], "Already exists");
+    assert_eq!(again.last().unwrap(), &format!("Status: Image is up to date for {name}"));
+    // By digest, and in the other format, whose layer is the same.
+    let (pinned, _) = pull(&rig, &image.repo_digests[0]).await.unwrap();
+    assert_eq!(pinned.id, image.id);
+    pull(&rig, &format!("{}/lib/box:oci", registry.host)).await.unwrap();
+    assert_eq!(rig.layer_count(), 1);
+
+    let error = pull(&rig, &format!("{}/lib/box:nope", registry.host)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().starts_with("manifest for 127.0.0.1:"), "{error}");
+    let error = pull(&rig, &format!("{}/no/such", registry.host)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    // The manifest and all blobs are kept, so what is saved is what was pulled.
+    let saved = collect(rig.images.save(&[name]).await.unwrap()).await;
+    let target = common::rig().await;
+    let loaded = target.images.load(common::body(saved), Owner::Docker, &Progress::none()).await;
+    assert_eq!(loaded.unwrap()[0].manifest, Some(digest));
+}
+
+/// A registry with one image of the given layers; `twist` may change an answer for a path.
+async fn serve(
+    layers: Vec<Vec<u8>>,
+    twist: impl Fn(&Request, Answer) -> Answer + Send + Sync + 'static,
+) -> Server {
+    let plain: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    let config = config(&plain, "served");
+    let manifest = manifest(&config, &plain);
+    Server::start(move |r: &Request| {
+        let has = |bytes: &[u8]| r.path.ends_with(&Digest::of(bytes).to_string());
+        let answer = if r.path == "/v2/" {
+            return Answer::ok("{}");
+        } else if r.path.contains("/manifests/") {
+            Answer::ok(manifest.clone()).header("content-type", MANIFEST)
+        } else if has(&config) {
+            Answer::ok(config.clone())
+        } else {
+            match layers.iter().find(|layer| has(layer)) {
+                Some(layer) => Answer::ok(layer.clone()),
+                None => Answer::new(404),
+            }
+        };
+        twist(r, answer)
+    })
+    .await
+}
+
+fn blob_path(bytes: &[u8]) -> String {
+    format!("/v2/a/blobs/{}", Digest::of(bytes))
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_never_an_image() {
+    let layer = tar(&[("a", &[1; 5000])]);
+    let wanted = blob_path(&layer);
+    let server = serve(vec![layer], move |r, answer| {
+        let mut answer = answer;
+        if r.path == wanted {
+            answer.body[100] ^= 1;
+        }
+        answer
+    })
+    .await;
+    let rig = rig().await;
+    let error = pull(&rig, &format!("{}/a", server.host())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(pouch_types::error::chain(&error).contains("digest mismatch"), "{error:?}");
+    assert!(rig.images.resolve(&format!("{}/a", server.host())).is_err());
+    assert_eq!((rig.blobs().await, rig.layer_count()), (0, 0));
+    assert!(rig.content.ingests().await.unwrap().is_empty(), "bad bytes are not resumed");
+}
+
+#[tokio::test]
+async fn a_broken_download_goes_on_where_it_stopped() {
+    let layer = tar(&[("a", &(0..400_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>())]);
+    let size = layer.len();
+    let wanted = blob_path(&layer);
+    let server = serve(vec![layer.clone()], move |r, answer| {
+        if r.path != wanted {
+            return answer;
+        }
+        let start = r.headers.get("range").map_or(0, |range| {
+            range.trim_start_matches("bytes=").trim_end_matches('-').parse::<usize>().unwrap()
+        });
+        // Half a MiB at a time, then the connection breaks.
+        let end = (start + (1 << 19)).min(size);
+        let mut part = Answer::ok(&layer[start..end]);
+        part.length = Some((size - start) as u64);
+        if start > 0 {
+            part.status = 206;
+            part = part.header("content-range", format!("bytes {start}-{}/{size}", size - 1));
+        }
+        part
+    })
+    .await;
+    let rig = rig().await;
+    // More breaks than attempts: each one got further.
+    let (image, _) = pull(&rig, &format!("{}/a", server.host())).await.unwrap();
+    assert_eq!(image.layers[0].blob_size, size as u64);
+    let sent: Vec<_> = server
+        .requests()
+        .iter()
+        .filter(|r| r.path.contains("blobs"))
+        .filter_map(|r| r.headers.get("range").cloned())
+        .collect();
+    assert_eq!(sent, ["bytes=524288-", "bytes=1048576-", "bytes=1572864-"]);
+}
+
+#[tokio::test]
+async fn a_resumed_download_that_is_wrong_is_fetched_afresh() {
+    let layer = tar(&[("a", &[3; 9000])]);
+    let digest = Digest::of(&layer);
+    let server = serve(vec![layer.clone()], |r, answer| match r.headers.get("range") {
+        None => answer,
+        Some(range) => {
+            assert_eq!(range, "bytes=100-");
+            let mut part = Answer::ok(&answer.body[100..]);
+            part.status = 206;
+            part.header(
+                "content-range",
+                format!("bytes 100-{}/{}", answer.body.len() - 1, answer.body.len()),
+            )
+        }
+    })
+    .await;
+    let rig = rig().await;
+    let key = pouch_content::IngestKey::of_blob(&digest);
+    let mut ingest = rig.content.ingest_blocking(key, pouch_content::Expected::default()).unwrap();
+    ingest.append(&[0xee; 100]).unwrap();
+    drop(ingest);
+    let (image, _) = pull(&rig, &format!("{}/a", server.host())).await.unwrap();
+    assert_eq!(image.layers[0].blob, digest);
+}
+
+#[tokio::test]
+async fn many_clients_one_fetch() {
+    let layers: Vec<_> = (0..5u8).map(|n| tar(&[("f", &[n; 20_000])])).collect();
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&fetches);
+    let paths: Vec<_> = layers.iter().map(|layer| blob_path(layer)).collect();
+    let server = serve(layers, move |r, answer| {
+        if paths.contains(&r.path) {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        answer
+    })
+    .await;
+    let rig = rig().await;
+    let name = format!("{}/a", server.host());
+    let pulls = (0..8).map(|_| pull(&rig, &name));
+    let pulled = futures::future::try_join_all(pulls).await.unwrap();
+    assert!(pulled.iter().all(|(image, _)| image.layers.len() == 5));
+    assert_eq!(fetches.load(Ordering::SeqCst), 5);
+    assert_eq!(rig.layers.applied.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn the_next_client_takes_over() {
+    let layer = tar(&[("f", &[7; 300_000])]);
+    let wanted = blob_path(&layer);
+    let tries = AtomicUsize::new(0);
+    let server = serve(vec![layer], move |r, answer| {
+        if r.path == wanted && tries.fetch_add(1, Ordering::SeqCst) == 0 {
+            // The first download stalls in the middle.
+            let half = answer.body[..150_000].to_vec();
+            let length = Some(answer.body.len() as u64);
+            return Answer { body: half, length, hang: true, ..answer };
+        }
+        answer
+    })
+    .await;
+    let rig = rig().await;
+    let name = format!("{}/a", server.host());
+    let (images, first) = (rig.images.clone(), request(&name));
+    let stalled =
+        tokio::spawn(async move { images.pull(first, &Progress::none()).await.map(drop) });
+    while server.requests().iter().filter(|r| r.path.contains("blobs")).count() < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let second = pull(&rig, &name);
+    tokio::pin!(second);
+    assert!(futures::poll!(&mut second).is_pending());
+    stalled.abort();
+    let (image, _) = second.await.unwrap();
+    assert_eq!(image.layers.len(), 1);
+}
+
+/// SEC-30: layers come from the registry that was named, whatever their descriptors say.
+#[tokio::test]
+async fn urls_of_foreign_layers_are_not_fetched() {
+    let thief = Server::start(|_| Answer::ok("x")).await;
+    let layer = tar(&[("a", b"1")]);
+    let config = config(&[&layer], "x");
+    let mut foreign =
+        descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", &layer);
+    foreign.pop();
+    let foreign = format!(r#"{foreign},"urls":["http://{}/x"]}}"#, thief.host());
+    let body = format!(
+        r#"{{"mediaType":"{MANIFEST}","config":{},"layers":[{foreign}]}}"#,
+        descriptor(CONFIG, &config)
+    );
+    let server = serve(Vec::new(), move |r, answer| {
+        if r.path.contains("manifests") {
+            return Answer::ok(body.clone()).header("content-type", MANIFEST);
+        }
+        if r.path == blob_path(&config) { Answer::ok(config.clone()) } else { answer }
+    })
+    .await;
+    let error = pull(&rig().await, &format!("{}/a", server.host())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(thief.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn another_platform_is_refused() {
+    let server = serve(vec![tar(&[("a", b"1")])], |_, answer| answer).await;
+    let mut request = request(&format!("{}/a", server.host()));
+    request.platform = Wanted::Exactly("linux/arm64".parse().unwrap());
+    let error = rig().await.images.pull(request, &Progress::none()).await.unwrap_err();
+    assert!(error.to_string().ends_with("wanted linux/arm64, actual: linux/amd64"), "{error}");
+}
