@@ -40,10 +40,8 @@ pub enum TaskError {
     #[error("{0} is not supported by this shim")]
     Unsupported(&'static str),
     /// The OCI runtime failed; its own last words.
-    #[error("{runtime} {command} failed: {message}")]
+    #[error("OCI runtime {command} failed: {message}")]
     Runtime {
-        /// Name of the runtime.
-        runtime: String,
         /// Its command.
         command: &'static str,
         /// The last error of its log.

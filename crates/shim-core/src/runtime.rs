@@ -195,7 +195,7 @@ impl LinuxRuntime {
         making.stdio.give_to(&mut command);
         let status = self.reaper.run(command, name, MAKE).await?;
         if !status.success() {
-            return Err(self.failure(name, &log, status, String::new()));
+            return Err(Self::failure(name, &log, status, String::new()));
         }
         let text =
             std::fs::read_to_string(&pid.0).map_err(TaskError::io("read the pid file", &pid.0))?;
@@ -228,11 +228,10 @@ impl LinuxRuntime {
         let _ = errors.seek(SeekFrom::Start(0));
         let _ = errors.take(4096).read_to_end(&mut text);
         let text = String::from_utf8_lossy(&text).trim().to_owned();
-        Err(self.failure(name, &log, status, text))
+        Err(Self::failure(name, &log, status, text))
     }
 
     fn failure(
-        &self,
         command: &'static str,
         log: &Scratch,
         status: std::process::ExitStatus,
@@ -240,7 +239,7 @@ impl LinuxRuntime {
     ) -> TaskError {
         let message = last_error(&log.0)
             .unwrap_or_else(|| if said.is_empty() { status.to_string() } else { said });
-        TaskError::Runtime { runtime: self.name.clone(), command, message }
+        TaskError::Runtime { command, message }
     }
 }
 

@@ -227,6 +227,9 @@ impl Shim {
             Ok(made) => made,
             Err(error) => {
                 self.io.send(Command::Unlisten { container: id }).await;
+                if let Some(path) = &options.io_socket {
+                    let _ = std::fs::remove_file(path);
+                }
                 self.io.send(Command::Remove { key }).await;
                 return Err(error);
             }
