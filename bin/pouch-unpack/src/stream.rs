@@ -12,7 +12,7 @@ const BUFFER: usize = 256 * 1024;
 /// Longest expansion that is believed. Deflate cannot exceed 1032; xz and zstd reach more only
 /// with content that is one byte repeated.
 const MAX_RATIO: u64 = 4096;
-/// Below this, the ratio says nothing.
+/// Unpacked bytes below which the ratio says nothing.
 const RATIO_FLOOR: u64 = 1 << 30;
 /// Memory of the xz decoder: `xz -9` needs 65 MiB.
 const XZ_MEMORY: u64 = 256 << 20;
@@ -85,6 +85,7 @@ struct Guarded<R> {
     raw: Rc<RefCell<Tally>>,
     out: u64,
     max_bytes: u64,
+    ratio_floor: u64,
 }
 
 impl<R: Read> Read for Guarded<R> {
@@ -94,7 +95,7 @@ impl<R: Read> Read for Guarded<R> {
         if self.out > self.max_bytes {
             return Err(io::Error::other(LimitError::Length(self.max_bytes)));
         }
-        if self.out > RATIO_FLOOR && self.out / MAX_RATIO > self.raw.borrow().bytes {
+        if self.out > self.ratio_floor && self.out / MAX_RATIO > self.raw.borrow().bytes {
             return Err(io::Error::other(LimitError::Ratio));
         }
         Ok(n)
@@ -118,10 +119,15 @@ impl std::fmt::Debug for ArchiveStream {
 impl ArchiveStream {
     /// Looks at the first bytes of standard input and puts the right decoder behind it.
     pub(crate) fn open(max_bytes: u64, hashing: Hashing) -> io::Result<Self> {
-        Self::over(Stdin, max_bytes, hashing)
+        Self::over(Stdin, max_bytes, RATIO_FLOOR, hashing)
     }
 
-    fn over(input: impl Read + 'static, max_bytes: u64, hashing: Hashing) -> io::Result<Self> {
+    fn over(
+        input: impl Read + 'static,
+        max_bytes: u64,
+        ratio_floor: u64,
+        hashing: Hashing,
+    ) -> io::Result<Self> {
         let (raw, tar) = (Rc::<RefCell<Tally>>::default(), Rc::<RefCell<Tally>>::default());
         let mut input = Counted { inner: input, tally: Rc::clone(&raw), hashing };
         let mut head = Vec::new();
@@ -141,7 +147,8 @@ impl ArchiveStream {
             }
         };
         let compressed = format != Format::Identity;
-        let guarded = Guarded { inner: decoder, raw: Rc::clone(&raw), out: 0, max_bytes };
+        let guarded =
+            Guarded { inner: decoder, raw: Rc::clone(&raw), out: 0, max_bytes, ratio_floor };
         // What is not compressed is hashed once.
         let hashing = if compressed { hashing } else { Hashing::Off };
         let counted = Counted { inner: guarded, tally: Rc::clone(&tar), hashing };
@@ -223,7 +230,7 @@ mod tests {
     }
 
     fn unpack(bytes: Vec<u8>, max: u64) -> io::Result<(Vec<u8>, Sums)> {
-        let mut stream = ArchiveStream::over(Cursor::new(bytes), max, Hashing::On)?;
+        let mut stream = ArchiveStream::over(Cursor::new(bytes), max, RATIO_FLOOR, Hashing::On)?;
         let mut out = Vec::new();
         stream.read_to_end(&mut out)?;
         Ok((out, stream.finish()?))
@@ -291,10 +298,11 @@ mod tests {
     #[test]
     fn the_ratio_guard_trips_on_a_bomb() {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
-        io::copy(&mut io::repeat(0).take(2 << 30), &mut encoder).unwrap();
+        io::copy(&mut io::repeat(0).take(64 << 20), &mut encoder).unwrap();
         let bomb = encoder.finish().unwrap();
-        assert!(bomb.len() < 1 << 19);
-        let mut stream = ArchiveStream::over(Cursor::new(bomb), u64::MAX, Hashing::Off).unwrap();
+        assert!(bomb.len() < 8 << 10);
+        let mut stream =
+            ArchiveStream::over(Cursor::new(bomb), u64::MAX, 1 << 20, Hashing::Off).unwrap();
         let error = io::copy(&mut stream, &mut io::sink()).unwrap_err();
         let limit = error.get_ref().unwrap().downcast_ref::<LimitError>();
         assert!(matches!(limit, Some(LimitError::Ratio)));
