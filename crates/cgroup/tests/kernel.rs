@@ -1,6 +1,8 @@
 //! The crate against the running kernel, whatever layout it has. Needs root; each test works in a
 //! group of its own below `/pouch-test-<pid>-<name>` and removes it.
 
+#![expect(clippy::unwrap_used, reason = "the rig of a test fails like a test")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -105,6 +107,42 @@ fn processes_are_found_frozen_and_killed() {
     assert!(matches!(rig.group.pids(), Err(Error::NotFound(_))));
     assert!(matches!(rig.group.stats(), Err(Error::NotFound(_))));
     assert!(remove_empty_parent(&rig.layout, &rig.parent).unwrap());
+}
+
+/// The same machine, as if it had only the unified hierarchy: a root of our own whose mountinfo
+/// names nothing else.
+#[test]
+fn the_unified_hierarchy_alone() {
+    let Some(rig) = Rig::new("unified") else { return };
+    let real = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).join("cgroup.controllers").exists());
+    let Some(real) = real else {
+        eprintln!("skipped: no cgroup2 mount");
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
+    std::fs::write(root.path().join("proc/self/mountinfo"), "1 1 0:1 / /cg rw - cgroup2 c rw\n")
+        .unwrap();
+    std::os::unix::fs::symlink(real, root.path().join("cg")).unwrap();
+    let layout = Layout::detect_under(root.path()).unwrap();
+    assert_eq!(layout.mode(), pouch_cgroup::Mode::V2);
+    let group = Cgroup::new(&layout, rig.group.path()).unwrap();
+
+    let mut child = rig.spawn("sleep 300 & echo ready; wait");
+    assert_eq!(line(&mut child), "ready");
+    assert_eq!(group.pids().unwrap().len(), 2);
+    group.freeze(soon()).unwrap();
+    assert_eq!(group.frozen().unwrap(), Frozen::Yes);
+    group.thaw(soon()).unwrap();
+    assert_eq!(group.frozen().unwrap(), Frozen::No);
+    assert!(group.stats().unwrap().cpu.total > 0);
+    group.freeze(soon()).unwrap();
+    group.kill_all(soon()).unwrap();
+    assert!(!child.wait().unwrap().success());
+    assert!(group.pids().unwrap().is_empty());
+    group.thaw(soon()).unwrap();
 }
 
 #[test]

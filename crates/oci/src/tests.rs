@@ -64,6 +64,20 @@ fn default_container() {
     insta::assert_json_snapshot!(shown(&Fixture::new()));
 }
 
+/// libcontainer writes a rule's display to v1's files as it stands.
+#[test]
+fn device_rules_are_what_the_kernel_reads() {
+    let mut fixture = Fixture::new();
+    fixture.spec.resources.device_cgroup_rules = vec!["c 4:* r".to_owned()];
+    let runtime = read_by_the_runtime(&fixture.build().unwrap().spec);
+    let linux = runtime.linux().clone().unwrap();
+    let rules = linux.resources().clone().unwrap().devices().clone().unwrap();
+    let text: Vec<String> = rules.iter().map(ToString::to_string).collect();
+    assert_eq!(text[0], "a *:* rwm");
+    assert_eq!(text[1], "c 1:5 rwm");
+    assert_eq!(text.last().unwrap(), "c 4:* r");
+}
+
 #[test]
 fn privileged() {
     let mut fixture = Fixture::new();
