@@ -56,6 +56,30 @@ fn a_container_lives_and_leaves_nothing() {
 }
 
 #[test]
+fn a_killed_creation_is_cleaned_up_by_force() {
+    let mut rig = rig!("killed", &["sleep", "1000"]);
+    // A hook that never ends holds the creation half-way, with process and cgroup there.
+    rig.spec["hooks"] =
+        json!({ "createRuntime": [{ "path": "/bin/sleep", "args": ["sleep", "5"] }] });
+    rig.write_spec();
+    let bundle = rig.bundle();
+    let args = ["create", "--bundle", bundle.to_str().unwrap(), rig.id()];
+    let mut creation =
+        rig.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let procs = rig.cgroup("memory").join("cgroup.procs");
+    until("a process in the cgroup", || {
+        std::fs::read_to_string(&procs).is_ok_and(|t| !t.is_empty())
+    });
+    assert_eq!(rig.status(), "creating");
+    creation.kill().unwrap();
+    creation.wait().unwrap();
+    assert!(!rig.run(&["delete", rig.id()]).status.success());
+    rig.ok(&["delete", "--force", rig.id()]);
+    assert!(!rig.cgroup("memory").exists(), "the cgroup stayed");
+    assert!(!rig.path("state").join(rig.id()).exists());
+}
+
+#[test]
 fn the_exit_code_is_the_programs() {
     for (program, code) in [("exit 7", 7), ("kill -9 $$; exit 3", 3), ("true", 0)] {
         let rig = rig!("exit", &["sh", "-c", program]);

@@ -272,11 +272,7 @@ impl Placement {
 
     /// Sends a signal to every process.
     pub(crate) fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
-        for pid in self.pids()? {
-            // SAFETY: plain kill(2). The pid was read from a cgroup that holds nobody but the
-            // container's processes; a process that ended meanwhile is not an error.
-            unsafe { libc::kill(pid, signal) };
-        }
+        signal_all(&self.pids()?, signal);
         Ok(())
     }
 
@@ -288,11 +284,27 @@ impl Placement {
                 if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > deadline {
                     return Err(error).context("remove the cgroup", &directory.path);
                 }
-                self.kill()?;
+                // In this directory, not in any one: a process that was on its way in when its
+                // creation failed is in some of them only.
+                let mut pids = BTreeSet::new();
+                collect_pids(&directory.path, &mut pids)?;
+                signal_all(&pids, libc::SIGKILL);
+                if self.is_frozen() {
+                    self.thaw()?;
+                }
                 std::thread::sleep(POLL);
             }
         }
         Ok(())
+    }
+}
+
+/// A process that ended meanwhile is not an error.
+fn signal_all<'a>(pids: impl IntoIterator<Item = &'a i32>, signal: i32) {
+    for pid in pids {
+        // SAFETY: plain kill(2). The pids were read from a cgroup that holds nobody but the
+        // container's processes.
+        unsafe { libc::kill(*pid, signal) };
     }
 }
 

@@ -166,7 +166,7 @@ impl Creation<'_> {
         let linux = self.bundle.linux()?;
         let path = linux.cgroups_path().as_deref();
         let placement = cgroup::create(path, self.id, linux.resources().as_ref())?;
-        let entry = placement.entry();
+        let entry = self.directory.save_placement(&placement).and_then(|()| placement.entry());
         undo.placement = Some(placement);
         entry
     }

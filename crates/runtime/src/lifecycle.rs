@@ -164,14 +164,18 @@ pub fn delete(root: &Path, id: &str, force: Force, log: &Log) -> Result<(), Runt
     };
     let record = match directory.try_load() {
         Ok(Some(record)) => record,
-        // A creation that died half-way left a directory and nothing that it names.
-        Ok(None) if force == Force::Yes => return directory.remove(),
+        // A creation that died half-way left its directory and perhaps its cgroup.
+        Ok(None) if force == Force::Yes => {
+            directory.placement().remove()?;
+            return directory.remove();
+        }
         Ok(None) => {
             let status = Status::Creating;
             return Err(RuntimeError::Status { operation: "delete", status });
         }
         Err(error) if force == Force::Yes => {
             log.warn(&pouch_types::error::chain(&error));
+            directory.placement().remove()?;
             return directory.remove();
         }
         Err(error) => return Err(error),

@@ -25,6 +25,7 @@ pub const OCI_VERSION: &str = "1.2.0";
 
 const STATE_FILE: &str = "state.json";
 const START_SOCKET: &str = "start.sock";
+const CGROUP_FILE: &str = "cgroup.json";
 const SECCOMP_FILE: &str = "seccomp.bpf";
 /// Longest id; it becomes a file name.
 const ID_MAX: usize = 200;
@@ -224,6 +225,22 @@ impl StateDir {
             .map_err(|source| RuntimeError::Json { path: path.clone(), source })?;
         fs::write(&temporary, bytes).context("write", &temporary)?;
         fs::rename(&temporary, &path).context("write", &path)
+    }
+
+    /// Notes the cgroup as soon as it is there, for a clean-up after a creation that died.
+    pub(crate) fn save_placement(&self, cgroup: &Placement) -> Result<(), RuntimeError> {
+        let path = self.path.join(CGROUP_FILE);
+        let bytes = serde_json::to_vec(cgroup)
+            .map_err(|source| RuntimeError::Json { path: path.clone(), source })?;
+        fs::write(&path, bytes).context("write", &path)
+    }
+
+    /// What [`save_placement`](Self::save_placement) noted; nothing when it is missing or cut.
+    pub(crate) fn placement(&self) -> Placement {
+        fs::read(self.path.join(CGROUP_FILE))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
     }
 
     /// The record, or `None` while `create` has not finished.

@@ -152,7 +152,6 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         let _ = self.run(&["delete", "--force", &self.id]);
-        let _ = std::fs::remove_dir(self.cgroup("none").parent().unwrap());
         if let Ok(entries) = std::fs::read_dir("/sys/fs/cgroup") {
             for entry in entries.flatten() {
                 let _ = std::fs::remove_dir(entry.path().join("pouch-runtime-test"));

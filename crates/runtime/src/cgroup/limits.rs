@@ -232,7 +232,7 @@ impl Writer<'_> {
 
     fn block(&self, block: &LinuxBlockIo) -> Result<(), RuntimeError> {
         if let Some(weight) = block.weight().filter(|weight| *weight != 0) {
-            self.block_weight(&u64::from(weight))?;
+            self.block_weight(u64::from(weight))?;
         }
         let throttles = [
             (block.throttle_read_bps_device(), "rbps", "blkio.throttle.read_bps_device"),
@@ -249,16 +249,16 @@ impl Writer<'_> {
     }
 
     /// The weight file depends on the I/O scheduler that is built in.
-    fn block_weight(&self, weight: &u64) -> Result<(), RuntimeError> {
+    fn block_weight(&self, weight: u64) -> Result<(), RuntimeError> {
         let controller = if self.placement.unified { "io" } else { "blkio" };
         let directory = self.directory(controller)?;
         let candidates: &[(&str, u64)] = if self.placement.unified {
             &[
-                ("io.bfq.weight", *weight),
+                ("io.bfq.weight", weight),
                 ("io.weight", 1 + (weight.saturating_sub(10)) * 9999 / 990),
             ]
         } else {
-            &[("blkio.weight", *weight), ("blkio.bfq.weight", *weight)]
+            &[("blkio.weight", weight), ("blkio.bfq.weight", weight)]
         };
         match candidates.iter().find(|(file, _)| directory.join(file).exists()) {
             Some((file, value)) => self.set(controller, file, &value.to_string()),
