@@ -8,9 +8,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::bridge;
 use crate::config::Forwarding;
 use crate::error::NetworkError;
+use crate::survey;
 
 const SYSCTL: &str = "/proc/sys/net/ipv4/ip_forward";
 
@@ -57,7 +57,7 @@ pub(crate) fn restore(state_dir: &Path, own_bridge: &str) -> Result<(), NetworkE
     if !record.exists() {
         return Ok(());
     }
-    let others = bridge::other_bridges(own_bridge)
+    let others = survey::other_bridges(own_bridge)
         .map_err(NetworkError::link("look for other bridges than", own_bridge))?;
     if others.is_empty() {
         fs::write(SYSCTL, "0").map_err(NetworkError::file("write", SYSCTL))?;

@@ -35,6 +35,7 @@ mod ports;
 mod rtnl;
 pub mod ruleset;
 mod subnet;
+mod survey;
 
 pub use config::{Forwarding, Icc, Masquerade, NetworkConfig};
 pub use driver::{Leased, NetworkDriver, Presence, Validated};

@@ -1,31 +1,30 @@
 //! [`Networks`]: attachments in order, undone in reverse, and found again after a restart.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::ErrorKind::AlreadyExists;
+mod attachment;
+mod upkeep;
+mod view;
+
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pouch_store::Store;
-use pouch_types::spec::Protocol;
 use pouch_types::{ContainerId, NetworkId};
-use tokio::sync::{RwLock, RwLockReadGuard};
+use tokio::sync::RwLock;
 
-use crate::bridge::{self, BridgeDriver, INTERFACE, Survey};
-use crate::config::{Icc, Masquerade, NetworkConfig};
+use crate::bridge::{self, BridgeDriver};
+use crate::config::NetworkConfig;
 use crate::driver::{HostDriver, NetworkDriver, NullDriver, Presence};
-use crate::endpoint::{
-    AttachRequest, Attached, Driver, Endpoint, LiveContainer, NetworkView, Reconciled,
-};
+use crate::endpoint::{AttachRequest, Driver, Endpoint, LiveContainer, NetworkView, Reconciled};
 use crate::error::NetworkError;
-use crate::forwarding::{self, Transit};
-use crate::lease::{self, EndpointRow, NetworkRow, NewLease};
-use crate::netfilter::{self, Deletions};
+use crate::lease::{self, NetworkRow};
+use crate::netfilter::Deletions;
 use crate::nft::Nft;
-use crate::ports::{self, PortTable};
-use crate::ruleset::{Base, ForeignTransit, Forward, Ruleset, table_name};
+use crate::ports::PortTable;
+use crate::ruleset::{Ruleset, table_name};
 use crate::subnet::{Subnet, first_free};
+use crate::survey::{self, Survey};
 
 /// MTU where the host has no default route to take one from.
 const DEFAULT_MTU: u32 = 1500;
@@ -92,7 +91,7 @@ impl Networks {
         bridge::check_name(&config.bridge)?;
         let name = config.bridge.clone();
         let survey = blocking(move || {
-            bridge::survey(&name).map_err(NetworkError::link("survey the host for", &name))
+            survey::survey(&name).map_err(NetworkError::link("survey the host for", &name))
         })
         .await?;
         let (wanted, uplink_mtu) = (config.clone(), survey.uplink_mtu);
@@ -319,41 +318,6 @@ fn open_rows(
     Ok((rows, subnet, gateway))
 }
 
-/// The map elements of an endpoint.
-fn forwards(endpoint: &Endpoint) -> Vec<Forward> {
-    let Some(ipv4) = endpoint.ipv4 else { return Vec::new() };
-    endpoint
-        .ports
-        .iter()
-        .filter_map(|port| match port.host_ip {
-            IpAddr::V4(host_ip) => Some(Forward {
-                protocol: port.container.protocol,
-                host_ip,
-                host_port: port.host_port,
-                address: ipv4.address,
-                port: port.container.number,
-            }),
-            IpAddr::V6(_) => None,
-        })
-        .collect()
-}
-
-/// Makes UDP clients that never pause see the change. Best effort: without it they see it after
-/// their next pause.
-async fn forget_flows(changed: Vec<Forward>) {
-    if !changed.iter().any(|f| f.protocol == Protocol::Udp) {
-        return;
-    }
-    let done = blocking(move || {
-        let forget = || netfilter::forget_udp(&changed, &bridge::local_addresses()?);
-        forget().map_err(NetworkError::link("forget the flows of", "udp"))
-    });
-    if let Err(error) = done.await {
-        let error = pouch_types::error::chain(&error);
-        tracing::warn!(error, "stale UDP flows may keep their translation");
-    }
-}
-
 impl Inner {
     fn resolve(&self, name: &str) -> Result<&NetworkRow, NetworkError> {
         let name = if name == "default" { "bridge" } else { name };
@@ -390,288 +354,5 @@ impl Inner {
 
     fn stands(&self) -> bool {
         self.stands.load(Ordering::Acquire)
-    }
-
-    /// Bridge, sysctls and rules, made unless they stand.
-    async fn plant(&self) -> Result<RwLockReadGuard<'_, ()>, NetworkError> {
-        let plant = self.plant.read().await;
-        if self.stands() {
-            return Ok(plant);
-        }
-        drop(plant);
-        let plant = self.plant.write().await;
-        if !self.stands() {
-            let driver = self.bridge.clone();
-            let _rules = self.rules.lock().await;
-            // The rules before the bridge: never a moment with an address and no guard.
-            self.install().await?;
-            blocking(move || driver.prepare()).await?;
-            self.stands.store(true, Ordering::Release);
-        }
-        Ok(plant.downgrade())
-    }
-
-    /// Installs the rules for what the records say. The caller holds `rules`.
-    async fn install(&self) -> Result<(), NetworkError> {
-        let rows = self.store.read(|db| lease::endpoints(db, None)).await?;
-        let published: Vec<_> =
-            rows.iter().flat_map(|row| forwards(&row.leased.endpoint)).collect();
-        let (mode, state_dir) = (self.config.forwarding, self.config.state_dir.clone());
-        let transit = match forwarding::plan(mode, &state_dir)? {
-            Transit::Allowed => ForeignTransit::Pass,
-            Transit::Blocked => ForeignTransit::Drop,
-        };
-        let base = Base {
-            bridge: self.bridge.name.clone(),
-            subnet: self.bridge.subnet,
-            icc: self.config.icc,
-            masquerade: self.config.masquerade,
-            transit,
-        };
-        self.ruleset.install(&base, &published).await?;
-        forwarding::enable(mode)
-    }
-
-    async fn attach(self: Arc<Self>, request: AttachRequest) -> Result<Endpoint, NetworkError> {
-        let network = self.resolve(&request.network)?.clone();
-        let driver = self.driver(network.driver);
-        let validated = driver.validate(&request)?;
-        let addressed = validated.addressing.is_some();
-        let wanted = if addressed {
-            let default_ip = self.config.default_host_ip;
-            ports::plan(&request.ports, &request.publish_exposed, default_ip)?
-        } else {
-            Vec::new()
-        };
-        let _plant = if addressed { Some(self.plant().await?) } else { None };
-        let (container, name) = (request.container, request.name.as_str().to_owned());
-        let reserved = if wanted.is_empty() {
-            Vec::new()
-        } else {
-            let (inner, id, name) = (Arc::clone(&self), container.clone(), name.clone());
-            // A refusal reads much of /proc to name the holder.
-            blocking(move || {
-                let reserved = inner.ports().reserve(&id, &name, &wanted);
-                reserved.map_err(ports::name_holder)
-            })
-            .await?
-        };
-        let endpoint_id = pouch_types::id::random_hex()
-            .map_err(|e| NetworkError::Random(std::io::Error::other(e)))?;
-        let lease = NewLease {
-            container: container.clone(),
-            name: name.clone(),
-            network,
-            endpoint_id,
-            netns: validated.netns,
-            interface: addressed.then(|| INTERFACE.to_owned()),
-            addressing: validated.addressing,
-            ports: reserved.clone(),
-        };
-        let leased = match self.store.write(move |tx| lease::insert(tx, lease)).await {
-            Ok(leased) => leased,
-            Err(error) => {
-                self.ports().release_ports(&container, &reserved);
-                return Err(error);
-            }
-        };
-        let row = EndpointRow { container, name, leased };
-        if let Err(error) = self.bring_up(&driver, &row).await {
-            if let Err(undo) = self.drop_endpoint(&row).await {
-                let container = row.container.as_str();
-                tracing::error!(container, error = %undo, "an attachment was not undone");
-            }
-            return Err(error);
-        }
-        Ok(row.leased.endpoint)
-    }
-
-    async fn bring_up(
-        &self,
-        driver: &Arc<dyn NetworkDriver>,
-        row: &EndpointRow,
-    ) -> Result<(), NetworkError> {
-        let set_up = || {
-            let (driver, leased) = (Arc::clone(driver), row.leased.clone());
-            blocking(move || driver.setup(&leased))
-        };
-        match set_up().await {
-            Err(NetworkError::Link { source, .. }) if source.kind() == AlreadyExists => {
-                // A namespace that is used again may still have the interface of its last use.
-                drop(self.trailing.write().await);
-                set_up().await?;
-            }
-            other => other?,
-        }
-        let added = forwards(&row.leased.endpoint);
-        if added.is_empty() {
-            return Ok(());
-        }
-        let _rules = self.rules.lock().await;
-        let published = self.ruleset.publish(&added).await;
-        if let Err(error) = published {
-            // Somebody flushed the rules; the row is there, so a fresh set has our ports too.
-            tracing::warn!(error = %error, "packet rules are gone; installing them again");
-            self.install().await?;
-        }
-        forget_flows(added).await;
-        Ok(())
-    }
-
-    async fn detach(&self, container: &ContainerId) -> Result<(), NetworkError> {
-        let id = container.clone();
-        let rows = self.store.read(move |db| lease::endpoints(db, Some(&id))).await?;
-        for row in &rows {
-            self.drop_endpoint(row).await?;
-        }
-        Ok(())
-    }
-
-    /// Rules, rows, reservation, interface. An interface without a row is swept at the next start,
-    /// so its removal may trail.
-    async fn drop_endpoint(&self, row: &EndpointRow) -> Result<(), NetworkError> {
-        let endpoint = &row.leased.endpoint;
-        let removed = forwards(endpoint);
-        let id = endpoint.endpoint_id.clone();
-        let delete = self.store.write(move |tx| lease::delete(tx, &id));
-        if removed.is_empty() {
-            delete.await?;
-        } else {
-            let _rules = self.rules.lock().await;
-            let withdrawn = self.ruleset.withdraw(&removed).await;
-            delete.await?;
-            if let Err(error) = withdrawn
-                && self.stands()
-            {
-                tracing::warn!(error = %error, "packet rules are gone; installing them again");
-                self.install().await?;
-            }
-            forget_flows(removed).await;
-        }
-        self.ports().release_ports(&row.container, &endpoint.ports);
-        let guard = Arc::clone(&self.trailing).read_owned().await;
-        let (driver, endpoint) = (self.driver_of(endpoint), endpoint.clone());
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = driver.teardown(&endpoint) {
-                let error = pouch_types::error::chain(&error);
-                tracing::error!(endpoint = endpoint.endpoint_id, error, "interface not removed");
-            }
-            drop(guard);
-        });
-        Ok(())
-    }
-
-    async fn reconcile(&self, live: Vec<LiveContainer>) -> Result<Reconciled, NetworkError> {
-        let live: HashMap<_, _> = live.into_iter().map(|c| (c.id, c.netns)).collect();
-        drop(self.trailing.write().await);
-        let rows = self.store.read(|db| lease::endpoints(db, None)).await?;
-        let (kept, dead): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|row| live.contains_key(&row.container));
-        let mut done = Reconciled::default();
-        let keep: HashSet<_> =
-            kept.iter().map(|row| row.leased.endpoint.endpoint_id.clone()).collect();
-        let bridge = self.bridge.clone();
-        done.stray_links = blocking(move || bridge.sweep(&keep)).await?;
-        for row in dead {
-            let id = row.leased.endpoint.endpoint_id;
-            // Their links went with the sweep, their rules go with the installation below.
-            self.store.write(move |tx| lease::delete(tx, &id)).await?;
-            done.released.push(row.container);
-        }
-        let bridge = self.bridge.clone();
-        let stands = blocking(move || bridge.presence()).await? == Presence::Present;
-        let needed = kept.iter().any(|row| row.leased.endpoint.ipv4.is_some());
-        if stands || needed {
-            drop(self.plant().await?);
-        }
-        for mut row in kept {
-            let ports = &row.leased.endpoint.ports;
-            let unbound = self.ports().restore(&row.container, &row.name, ports);
-            if !unbound.is_empty() {
-                let container = row.container.as_str();
-                tracing::warn!(container, ?unbound, "published ports could not be reserved again");
-            }
-            row.leased.netns = live.get(&row.container).cloned().flatten().or(row.leased.netns);
-            let driver = self.driver_of(&row.leased.endpoint);
-            let leased = row.leased;
-            let mended = blocking(move || match driver.is_up(&leased.endpoint)? {
-                Presence::Present => Ok(Presence::Present),
-                Presence::Absent => driver.setup(&leased).map(|()| Presence::Absent),
-            });
-            match mended.await {
-                Ok(Presence::Present) => done.kept.push(row.container),
-                Ok(Presence::Absent) => done.repaired.push(row.container),
-                Err(error) => done.failed.push((row.container, error)),
-            }
-        }
-        Ok(done)
-    }
-
-    async fn take_down(&self, users: Users) -> Result<(), NetworkError> {
-        let rows = self.store.read(|db| lease::endpoints(db, None)).await?;
-        if users == Users::Removed {
-            for row in &rows {
-                self.drop_endpoint(row).await?;
-            }
-        }
-        drop(self.trailing.write().await);
-        let _plant = self.plant.write().await;
-        // Again, now that nobody can attach.
-        let rows = self.store.read(|db| lease::endpoints(db, None)).await?;
-        if rows.iter().any(|row| row.leased.endpoint.ipv4.is_some()) {
-            return Ok(());
-        }
-        let _rules = self.rules.lock().await;
-        self.stands.store(false, Ordering::Release);
-        let (state_dir, bridge) = (self.config.state_dir.clone(), self.bridge.clone());
-        // Forwarding off before the rules that fence it go.
-        blocking(move || {
-            forwarding::restore(&state_dir, &bridge.name)?;
-            bridge.remove()
-        })
-        .await?;
-        self.ruleset.remove().await?;
-        Ok(())
-    }
-
-    fn view(&self, row: &NetworkRow, endpoints: &[EndpointRow]) -> NetworkView {
-        let is_bridge = row.driver == Driver::Bridge;
-        let containers = endpoints
-            .iter()
-            .filter(|e| e.leased.endpoint.network_id == row.id)
-            .map(|e| Attached {
-                container: e.container.clone(),
-                name: e.name.clone(),
-                endpoint: e.leased.endpoint.clone(),
-            })
-            .collect();
-        NetworkView {
-            id: row.id.clone(),
-            name: row.name.clone(),
-            driver: row.driver,
-            created: row.created,
-            ipam: is_bridge.then_some((self.bridge.subnet, self.bridge.gateway)),
-            options: if is_bridge { self.bridge_options() } else { BTreeMap::new() },
-            containers,
-        }
-    }
-
-    fn bridge_options(&self) -> BTreeMap<String, String> {
-        let icc = self.config.icc == Icc::Allowed;
-        let masquerade = self.config.masquerade == Masquerade::On;
-        [
-            ("com.docker.network.bridge.default_bridge", "true".to_owned()),
-            ("com.docker.network.bridge.enable_icc", icc.to_string()),
-            ("com.docker.network.bridge.enable_ip_masquerade", masquerade.to_string()),
-            (
-                "com.docker.network.bridge.host_binding_ipv4",
-                self.config.default_host_ip.to_string(),
-            ),
-            ("com.docker.network.bridge.name", self.bridge.name.clone()),
-            ("com.docker.network.driver.mtu", self.bridge.mtu.to_string()),
-        ]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect()
     }
 }
