@@ -321,7 +321,9 @@ fn the_waiting_process_is_confined() {
     assert!(status.contains("Threads:\t1"), "{status}");
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("CapEff");
     let effective = u64::from_str_radix(effective, 16).expect("hex");
-    for (capability, bit) in [("SYS_ADMIN", 21), ("SYS_PTRACE", 19), ("NET_ADMIN", 12), ("SYS_MODULE", 16)] {
+    for (capability, bit) in
+        [("SYS_ADMIN", 21), ("SYS_PTRACE", 19), ("NET_ADMIN", 12), ("SYS_MODULE", 16)]
+    {
         assert_eq!(effective >> bit & 1, 0, "{capability}");
     }
     drop(child.stdin.take());

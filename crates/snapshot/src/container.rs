@@ -66,24 +66,25 @@ impl Snapshotter {
         if layers.len() > MAX_LAYERS {
             return Err(SnapshotError::TooManyLayers { layers: layers.len(), most: MAX_LAYERS });
         }
-        let top = {
+        let (top, new) = {
             let mut index = self.inner.index();
             if let Some(missing) = layers.iter().find(|l| !index.layers.contains_key(l)) {
                 return Err(SnapshotError::NoLayer(*missing));
             }
-            match index.containers.get(key) {
-                Some(there) if there == layers => {}
+            let new = match index.containers.get(key) {
+                Some(there) if there == layers => false,
                 Some(_) => return Err(SnapshotError::Exists(key.clone())),
                 // Taken before the directory exists, so that the layers cannot go meanwhile.
                 None => {
                     index.containers.insert(key.clone(), layers.to_vec());
+                    true
                 }
-            }
-            layers.last().and_then(|top| index.layers.get(top)).map(|top| top.number)
+            };
+            (layers.last().and_then(|top| index.layers.get(top)).map(|top| top.number), new)
         };
         let (this, id, list) = (self.clone(), key.clone(), layers.to_vec());
         let made = blocking(move || this.make_container(&id, &list, top)).await;
-        if made.is_err() {
+        if made.is_err() && new {
             self.inner.index().containers.remove(key);
         }
         made

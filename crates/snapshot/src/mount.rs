@@ -228,3 +228,62 @@ fn check_length(options: &[String], layers: usize) -> Result<()> {
     let most = (MAX_OPTIONS - (length - lower)) / per_layer;
     Err(SnapshotError::TooManyLayers { layers, most })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(dir: &Path) -> SnapshotConfig {
+        SnapshotConfig {
+            root: dir.join("data"),
+            state: dir.to_owned(),
+            unpack_binary: PathBuf::from("/nonexistent"),
+        }
+    }
+
+    /// Kernels before 6.7 take the other way; both must give the same.
+    #[test]
+    fn both_ways_to_mount_are_detached() {
+        if !rustix::process::geteuid().is_root() {
+            println!("not root: skipped");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["a", "b", "upper", "work"] {
+            std::fs::create_dir(dir.path().join(part)).unwrap();
+        }
+        std::fs::write(dir.path().join("a/top"), "").unwrap();
+        std::fs::write(dir.path().join("b/bottom"), "").unwrap();
+        let lower = [dir.path().join("a"), dir.path().join("b")];
+        let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
+        for lower_by_lower in [false, true] {
+            let overlay = Overlay { off: vec!["metacopy=off"], lower_by_lower };
+            let mounted = overlay
+                .mount_directories(&config(dir.path()), &lower, Some((&upper, &work)))
+                .unwrap();
+            assert!(mounted.metadata("top").is_ok() && mounted.metadata("bottom").is_ok());
+            mounted.replace_file("written", b"x", 0o644).unwrap();
+            assert!(upper.join("written").exists());
+            let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            assert!(!table.contains(dir.path().to_str().unwrap()), "{lower_by_lower}");
+        }
+        // No mount point is left behind.
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_page_is_refused_with_the_number_that_does() {
+        let overlay = Overlay { off: Vec::new(), lower_by_lower: false };
+        let base = PathBuf::from(format!("/{}", "d".repeat(60)));
+        let lower: Vec<_> = (0..127).map(|n| base.join(n.to_string())).collect();
+        let options = overlay.options(&lower, Some((Path::new("/u"), Path::new("/w"))));
+        match check_length(&options, lower.len()) {
+            Err(SnapshotError::TooManyLayers { layers: 127, most }) => {
+                let fewer =
+                    overlay.options(&lower[..most], Some((Path::new("/u"), Path::new("/w"))));
+                assert!(most > 50 && check_length(&fewer, most).is_ok(), "{most}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
