@@ -98,9 +98,9 @@ impl Process {
     }
 }
 
-/// A terminal's size; `None` when a side is 0, which means unknown.
+/// A terminal's size; `None` when a side is beyond the kernel's 16 bits.
 pub(crate) fn winsize(width: u64, height: u64) -> Option<Winsize> {
-    let side = |n| u16::try_from(n).ok().filter(|n| *n > 0);
+    let side = |n| u16::try_from(n).ok();
     Some(Winsize { ws_row: side(height)?, ws_col: side(width)?, ws_xpixel: 0, ws_ypixel: 0 })
 }
 
@@ -123,7 +123,8 @@ mod tests {
             serde_json::from_str(r#"{"linux":{"namespaces":[{"type":"pid","path":"/p"}]}}"#)
                 .unwrap();
         assert_eq!(shared.pid_namespace(), PidNamespace::Shared);
-        assert!(winsize(0, 24).is_none());
+        // Clients without a terminal of their own send it.
+        assert!(winsize(0, 0).is_some());
         assert!(winsize(80, 1 << 20).is_none());
     }
 }

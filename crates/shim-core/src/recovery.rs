@@ -93,6 +93,7 @@ pub(crate) fn delete(flags: &Flags) -> Result<(), TaskError> {
     });
     // The mount of a shim of ours is gone with its namespace; one of another shim may be left.
     let unmounted = mounts::unmount_all(&Container::rootfs(&bundle));
+    remove_dead_socket(&bundle);
     removed.and(unmounted)?;
 
     let recorded = recovery.as_ref().and_then(Recovery::recorded);
@@ -108,4 +109,15 @@ pub(crate) fn delete(flags: &Flags) -> Result<(), TaskError> {
     let bytes =
         response.write_to_bytes().map_err(|_| TaskError::Internal("a response too long"))?;
     io::stdout().write_all(&bytes).map_err(TaskError::io("write to", "standard output"))
+}
+
+/// The socket of the dead shim; one that answers is a pod's, whose shim lives.
+fn remove_dead_socket(bundle: &Path) {
+    let Ok(address) = std::fs::read_to_string(bundle.join("address")) else { return };
+    let Some(path) = address.strip_prefix("unix://") else { return };
+    let refused = std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if refused {
+        let _ = std::fs::remove_file(path);
+    }
 }
