@@ -1,8 +1,8 @@
 //! The command line as data: commands, their flags, and how they are read.
 //!
-//! The flags are the docker CLI's. Three rules of its parser differ from clap's and are put on in
+//! The flags are the docker CLI's. Four rules of its parser differ from clap's and are put on in
 //! [`command`]: every switch also takes `=true` or `=false`, a flag given twice takes the last
-//! value, and `--help` has no short form where `-h` means something else.
+//! value, a value may begin with a dash, and `--help` has no short form where `-h` means something else.
 
 use std::path::PathBuf;
 
@@ -302,6 +302,12 @@ fn adapt(command: clap::Command) -> clap::Command {
                 .hide_default_value(true)
                 .value_name("bool")
                 .value_parser(BoolishValueParser::new()),
+            // Like pflag: what follows a flag that wants a value is the value.
+            ArgAction::Set | ArgAction::Append
+                if !arg.is_positional() && !arg.is_require_equals_set() =>
+            {
+                arg.allow_hyphen_values(true)
+            }
             _ => arg,
         })
         .arg({

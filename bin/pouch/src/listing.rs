@@ -23,6 +23,8 @@ pub(crate) struct Format {
     layout: &'static Layout,
     template: Template,
     table: bool,
+    /// `--format json`, whose columns are the cheap ones.
+    json: bool,
 }
 
 impl Format {
@@ -34,6 +36,7 @@ impl Format {
         quiet: bool,
     ) -> Result<Self, Failure> {
         let given = given.filter(|text| !text.is_empty());
+        let json = given == Some("json");
         let text = match given.or(default.filter(|text| !text.is_empty() && !quiet)) {
             None | Some("table") if quiet => layout.quiet.to_owned(),
             None | Some("table") => format!("table {}", layout.table),
@@ -46,12 +49,12 @@ impl Format {
             None => (false, text),
         };
         let text = text.replace("\\t", "\t").replace("\\n", "\n");
-        Ok(Self { layout, template: Template::parse(&text)?, table })
+        Ok(Self { layout, template: Template::parse(&text)?, table, json })
     }
 
-    /// Whether a column is shown.
+    /// Whether a column is shown, by its name or because the row is shown as a whole.
     pub(crate) fn shows(&self, column: &str) -> bool {
-        self.template.mentions(column)
+        self.template.mentions(column) || (!self.json && self.template.shows_all())
     }
 
     /// The listing, ready to print.

@@ -148,10 +148,12 @@ pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
 /// `--since` and `--until` as the API takes them: a duration counts back from now, dates without a
 /// zone are local, anything else goes to the daemon as it is.
 pub(crate) fn moment(text: &str, now: Timestamp) -> String {
-    if let Ok(back) = parse_duration(text)
+    if text != "0"
+        && let Ok(back) = parse_duration(text)
         && let Ok(moment) = now.checked_sub(jiff::SignedDuration::from_nanos(back))
     {
-        return unix(moment);
+        // Whole seconds, as docker sends it.
+        return moment.as_second().to_string();
     }
     if let Ok(moment) = text.parse::<Timestamp>() {
         return unix(moment);
@@ -248,7 +250,7 @@ mod tests {
     #[test]
     fn moments_become_unix_seconds() {
         let now = Timestamp::from_second(1000).unwrap();
-        assert_eq!(moment("10s", now), "990.000000000");
+        assert_eq!(moment("10s", now), "990");
         assert_eq!(moment("1970-01-01T00:00:05Z", now), "5.000000000");
         assert_eq!(moment("1234.5", now), "1234.5");
     }

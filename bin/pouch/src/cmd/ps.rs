@@ -20,6 +20,7 @@ const TITLES: &[(&str, &str)] = &[
     ("Mounts", "MOUNTS"),
     ("Names", "NAMES"),
     ("Networks", "NETWORKS"),
+    ("Platform", "PLATFORM"),
     ("Ports", "PORTS"),
     ("RunningFor", "CREATED"),
     ("Size", "SIZE"),
@@ -87,6 +88,8 @@ pub(crate) fn row(container: &ContainerSummary, now: i64, cut: Cut) -> Row {
         ("Mounts", text(mounts(container, cut))),
         ("Names", text(names(&container.names, cut))),
         ("Networks", text(networks.join(","))),
+        // Of the image's manifest, which daemons with a containerd image store add.
+        ("Platform", Value::Null),
         ("Ports", text(ports(&container.ports))),
         ("RunningFor", text(units::ago(container.created, now))),
         ("Size", text(size(container))),

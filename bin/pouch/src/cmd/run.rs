@@ -141,8 +141,10 @@ fn engine_failed(failure: Failure) -> Failure {
 }
 
 fn run_failure(message: &str) -> Failure {
-    let text = message.trim_end().trim_end_matches('.');
-    Failure::new(format!("pouch: {text}.\nSee 'pouch run --help'."))
+    Failure::new(format!(
+        "pouch: {}\n\nRun 'pouch run --help' for more information",
+        message.trim_end()
+    ))
 }
 
 /// 127 for a program that is not there, 126 for one that cannot be executed, else 125. The API

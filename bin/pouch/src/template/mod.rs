@@ -84,4 +84,9 @@ impl Template {
     pub(crate) fn mentions(&self, field: &str) -> bool {
         parser::mentions(&self.nodes, field)
     }
+
+    /// Whether the data as a whole is used anywhere, as in `{{json .}}`.
+    pub(crate) fn shows_all(&self) -> bool {
+        parser::shows_all(&self.nodes)
+    }
 }

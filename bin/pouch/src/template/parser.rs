@@ -364,23 +364,32 @@ impl Parser {
     }
 }
 
+/// Whether a field of this name is read.
 pub(super) fn mentions(nodes: &[Node], field: &str) -> bool {
+    any_operand(nodes, &|operand| operand.fields.iter().any(|name| name == field))
+}
+
+/// Whether the dot is used without a field.
+pub(super) fn shows_all(nodes: &[Node]) -> bool {
+    any_operand(nodes, &|operand| matches!(operand.base, Base::Dot) && operand.fields.is_empty())
+}
+
+fn any_operand(nodes: &[Node], test: &dyn Fn(&Operand) -> bool) -> bool {
     nodes.iter().any(|node| match node {
         Node::Text(_) | Node::Break | Node::Continue => false,
-        Node::Action(pipeline) => in_pipeline(pipeline, field),
+        Node::Action(pipeline) => in_pipeline(pipeline, test),
         Node::If(branch) | Node::With(branch) | Node::Range(branch) => {
-            in_pipeline(&branch.pipeline, field)
-                || mentions(&branch.then, field)
-                || mentions(&branch.otherwise, field)
+            in_pipeline(&branch.pipeline, test)
+                || any_operand(&branch.then, test)
+                || any_operand(&branch.otherwise, test)
         }
     })
 }
 
-fn in_pipeline(pipeline: &Pipeline, field: &str) -> bool {
+fn in_pipeline(pipeline: &Pipeline, test: &dyn Fn(&Operand) -> bool) -> bool {
     pipeline.commands.iter().any(|command| {
         std::iter::once(&command.head).chain(&command.arguments).any(|operand| {
-            operand.fields.iter().any(|name| name == field)
-                || matches!(&operand.base, Base::Group(inner) if in_pipeline(inner, field))
+            test(operand) || matches!(&operand.base, Base::Group(inner) if in_pipeline(inner, test))
         })
     })
 }

@@ -119,7 +119,7 @@ fn errors_name_the_line_and_what_is_wrong() {
         ("{{template \"x\"}}", "not supported"),
         ("{{1 | 2}}", "function"),
         ("{{join 1 2}}", "string"),
-        ("{{.Statu}}", "did you mean .State"),
+        ("{{.Stat}}", "did you mean .State"),
     ] {
         let error = run(template).unwrap_err().to_string();
         assert!(error.contains(part), "{template}: {error}");
@@ -139,6 +139,7 @@ fn rows_have_labels_and_titles() {
     assert_eq!(template.render(&row(Labels::Header), Mode::Header).unwrap(), "1<2 my key 1<2");
     let json = Template::parse("{{json .}}").unwrap();
     assert_eq!(json.render(&row(Labels::None), Mode::Data).unwrap(), r#"{"ID":"1\u003c2"}"#);
+    assert!(json.shows_all() && !template.shows_all());
     assert!(template.mentions("ID") && !template.mentions("Size"));
     assert!(
         Template::parse("{{if true}}{{range .A.B}}{{(index .C 0).Size}}{{end}}{{end}}")
