@@ -338,6 +338,11 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
+        // The runtimes remove a container's own group only; the last test removes the parent.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join("pouch-test"));
+        }
+        let _ = std::fs::remove_dir("/sys/fs/cgroup/pouch-test");
         if self.shim.try_wait().ok().flatten().is_some() {
             return;
         }
