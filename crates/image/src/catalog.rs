@@ -38,8 +38,10 @@ impl Catalog {
             catalog.insert(record);
         }
         for reference in references {
-            catalog.point(reference);
+            catalog.references.insert(reference.name.clone(), reference);
         }
+        let ids: Vec<Digest> = catalog.images.keys().copied().collect();
+        ids.iter().for_each(|id| catalog.rename(id));
         catalog
     }
 
@@ -117,13 +119,17 @@ impl Catalog {
     /// Points a name to an image.
     pub(crate) fn point(&mut self, reference: Reference) {
         let image = reference.image;
-        let tagged = reference.name.digest().is_none();
+        let tag = reference.name.digest().is_none();
         let before = self.references.insert(reference.name.clone(), reference);
-        if let Some(before) = before.filter(|before| before.image != image) {
-            self.rename(&before.image);
+        let before = before.map(|before| before.image);
+        if let Some(before) = before.filter(|before| *before != image) {
+            self.rename(&before);
         }
         self.rename(&image);
-        if tagged && let Some(image) = self.images.get_mut(&image) {
+        if tag
+            && before != Some(image)
+            && let Some(image) = self.images.get_mut(&image)
+        {
             Arc::make_mut(image).last_tagged = Some(Timestamp::now());
         }
     }

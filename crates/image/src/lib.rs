@@ -117,7 +117,10 @@ impl Images {
             unpacks: Flights::default(),
             unpack_slots: Semaphore::new(limits::UNPACKS),
         }));
-        images.sweep_leftovers().await?;
+        let freed = images.collect().await?;
+        if freed > 0 {
+            tracing::info!(bytes = freed, "collected layers and blobs of no image");
+        }
         Ok(images)
     }
 

@@ -1,8 +1,13 @@
 //! What a pull or a load tells its client while it works, with the words of Docker's progress
 //! stream. The face makes JSON lines of it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use pouch_types::Digest;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 
 use crate::limits;
 
@@ -111,10 +116,21 @@ impl LayerState {
     }
 }
 
-/// Where events go. A client that is gone or does not want them costs nothing; a slow one delays
-/// the work only at its milestones, amounts are dropped.
+/// Where events go. A client that is gone or does not want them costs nothing. One that does not
+/// read delays the work once, for [`PATIENCE`], and is told what there is room for after that:
+/// others may wait for the same layer.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Option<mpsc::Sender<Event>>);
+pub struct Progress(Option<Arc<Client>>);
+
+/// How long a milestone waits for a client.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5000 });
+
+#[derive(Debug)]
+struct Client {
+    events: mpsc::Sender<Event>,
+    /// It did not read in time.
+    stalled: AtomicBool,
+}
 
 impl Progress {
     /// Nobody listens.
@@ -123,19 +139,26 @@ impl Progress {
         Self(None)
     }
 
-    /// A sender and its receiver.
+    /// A sender and its receiver, which ends when the last clone of the sender is dropped.
     #[must_use]
     pub fn channel() -> (Self, mpsc::Receiver<Event>) {
-        let (sender, receiver) = mpsc::channel(limits::PROGRESS_QUEUE);
-        (Self(Some(sender)), receiver)
+        let (events, receiver) = mpsc::channel(limits::PROGRESS_QUEUE);
+        let client = Client { events, stalled: AtomicBool::new(false) };
+        (Self(Some(Arc::new(client))), receiver)
     }
 
     /// A milestone.
     pub(crate) async fn send(&self, event: Event) {
-        if let Some(sender) = &self.0 {
-            // A closed channel means that the client went away: the work goes on without it.
-            let _ = sender.send(event).await;
+        let Some(client) = &self.0 else { return };
+        if client.stalled.load(Ordering::Relaxed) {
+            let _ = client.events.try_send(event);
+        } else if let Err(SendTimeoutError::Timeout(_)) =
+            client.events.send_timeout(event, PATIENCE).await
+        {
+            tracing::debug!("a client does not read its progress");
+            client.stalled.store(true, Ordering::Relaxed);
         }
+        // A closed channel means that the client went away: the work goes on without it.
     }
 
     pub(crate) async fn layer(&self, id: &str, state: LayerState) {
@@ -144,8 +167,26 @@ impl Progress {
 
     /// An amount, dropped when the client lags.
     pub(crate) fn amount(&self, id: &str, state: LayerState) {
-        if let Some(sender) = &self.0 {
-            let _ = sender.try_send(Event::Layer { id: id.to_owned(), state });
+        if let Some(client) = &self.0 {
+            let _ = client.events.try_send(Event::Layer { id: id.to_owned(), state });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_delays_once() {
+        let (progress, mut events) = Progress::channel();
+        let begun = std::time::Instant::now();
+        for n in 0..200 {
+            progress.send(Event::Status(n.to_string())).await;
+        }
+        assert!((PATIENCE..2 * PATIENCE).contains(&begun.elapsed()));
+        assert_eq!(events.recv().await, Some(Event::Status("0".into())));
+        drop(events);
+        progress.send(Event::Status("gone".into())).await;
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 use pouch_content::{ContentError, Expected, IngestKey, Writer};
@@ -214,7 +215,7 @@ impl Images {
             return Ok(());
         }
         let expected = Expected::exactly(digest, descriptor.size);
-        let mut writer = self.0.content.resume(IngestKey::of_blob(&digest), expected).await?;
+        let mut writer = self.resume(&digest, expected).await?;
         let mut resumed = writer.offset() > 0;
         let tell = |offset: u64| {
             let amount = Amount { current: offset, total: descriptor.size };
@@ -232,6 +233,22 @@ impl Images {
                     writer = self.0.content.ingest(IngestKey::of_blob(&digest), expected).await?;
                 }
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Images {
+    /// Takes up the ingest of a blob. The pull that had it before may be gone while its last batch
+    /// is still being written; that takes milliseconds, on a bad disk seconds.
+    async fn resume(&self, digest: &Digest, expected: Expected) -> Result<Writer, ImageError> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.0.content.resume(IngestKey::of_blob(digest), expected).await {
+                Err(ContentError::Busy(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                other => return Ok(other?),
             }
         }
     }

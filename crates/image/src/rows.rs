@@ -192,22 +192,21 @@ pub(crate) fn put_image(tx: &Transaction<'_>, image: &Record) -> Result<(), Imag
     Ok(())
 }
 
-/// Points a name to an image.
+/// Points a name to an image. When a tag comes to an image, that is its time of tagging.
 pub(crate) fn put_reference(tx: &Transaction<'_>, r: &Reference) -> Result<(), ImageError> {
+    let (name, image) = (r.name.to_string(), r.image.to_string());
+    let before: Option<String> = tx
+        .query_row("SELECT image FROM image_refs WHERE reference = ?1", [&name], |row| row.get(0))
+        .optional()?;
     tx.execute(
         "INSERT OR REPLACE INTO image_refs (reference, image, manifest, owners)
          VALUES (?1, ?2, ?3, ?4)",
-        (
-            r.name.to_string(),
-            r.image.to_string(),
-            r.manifest.map(|d| d.to_string()),
-            r.owners.bits(),
-        ),
+        (&name, &image, r.manifest.map(|d| d.to_string()), r.owners.bits()),
     )?;
-    if r.name.digest().is_none() {
+    if r.name.digest().is_none() && before.as_ref() != Some(&image) {
         tx.execute(
             "UPDATE images SET last_tagged = ?2 WHERE id = ?1",
-            (r.image.to_string(), Timestamp::now().as_millisecond()),
+            (&image, Timestamp::now().as_millisecond()),
         )?;
     }
     Ok(())

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
+use pouch_content::ContentError;
 use pouch_types::{Digest, ImageId};
 
 use crate::Images;
@@ -91,7 +92,7 @@ impl Images {
     }
 
     /// Removes every image that no container uses: those without a tag, or all. Names and images
-    /// that only pods hold stay.
+    /// that only pods hold stay. What failed pulls left goes too, see [`Images::collect`].
     ///
     /// # Errors
     /// The database. An image that cannot go is skipped.
@@ -141,6 +142,7 @@ impl Images {
             drop(change);
             report.reclaimed += self.sweep(freed).await;
         }
+        report.reclaimed += self.collect().await?;
         Ok(report)
     }
 
@@ -270,9 +272,13 @@ impl Images {
         freed
     }
 
-    /// Collects what a crash left: layers and blobs without rows, ingests that cannot be resumed
-    /// or that nobody resumed for long.
-    pub(crate) async fn sweep_leftovers(&self) -> Result<(), ImageError> {
+    /// Deletes layers and blobs that no image and no operation under way needs, and the beginnings
+    /// of downloads that nobody went on with for long. A failed pull keeps what it fetched, so
+    /// that the next one has less to do; this ends it. Runs at the start; returns the bytes freed.
+    ///
+    /// # Errors
+    /// When the content store cannot be listed.
+    pub async fn collect(&self) -> Result<u64, ImageError> {
         let mut found: HashSet<Digest> =
             self.0.content.walk().await?.into_iter().map(|blob| blob.digest).collect();
         match self.0.layers.list().await {
@@ -280,19 +286,21 @@ impl Images {
             Err(error) => tracing::warn!(%error, "layers cannot be listed"),
         }
         found.retain(|digest| !self.catalog().is_needed(digest));
-        if !found.is_empty() {
-            let freed = self.sweep(found).await;
-            tracing::info!(bytes = freed, "collected layers and blobs of no image");
-        }
+        let mut freed = self.sweep(found).await;
         let now = SystemTime::now();
         for ingest in self.0.content.ingests().await? {
             let age = now.duration_since(ingest.modified).unwrap_or(Duration::ZERO);
             let old = age > Duration::from_secs(limits::INGEST_AGE_SECONDS);
             if old || !ingest.key.is_resumable() {
-                self.0.content.delete_ingest(&ingest.key).await?;
+                match self.0.content.delete_ingest(&ingest.key).await {
+                    Ok(()) => freed += ingest.size,
+                    // A load or a pull is writing it.
+                    Err(ContentError::Busy(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
-        Ok(())
+        Ok(freed)
     }
 }
 

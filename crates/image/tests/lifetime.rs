@@ -59,11 +59,13 @@ async fn tags_move_and_last() {
     rig.images.tag("b", &"a".parse().unwrap(), Owner::Docker).await.unwrap();
     let (short, name) = (&one.to_string()[..20], "c/d:e".parse().unwrap());
     assert_eq!(rig.images.tag(short, &name, Owner::Docker).await.unwrap().id, one);
+    let tagged = rig.images.get(&one).unwrap().last_tagged.unwrap();
     let rig = rig.reopen().await;
     assert_eq!(rig.images.resolve("a").unwrap().id, two);
     let one = rig.images.get(&one).unwrap();
     assert_eq!(one.repo_tags, ["c/d:e"]);
-    assert!(one.last_tagged.is_some());
+    let apart = one.last_tagged.unwrap().as_millisecond() - tagged.as_millisecond();
+    assert!(apart.abs() < 100, "a restart is no tagging");
     let error = rig.images.tag("nope", &"x".parse().unwrap(), Owner::Docker).await.unwrap_err();
     assert!(matches!(error, ImageError::NotFound(_)));
 }
