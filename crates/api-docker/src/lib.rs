@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod handlers;
 mod http;
 pub mod limits;
@@ -14,6 +15,30 @@ mod service;
 mod stream;
 mod translate;
 
+use std::sync::Arc;
+
+use pouch_engine::Engine;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use crate::api::Config;
 pub use crate::http::ApiVersion;
 pub use crate::server::{ListenError, Listener, TlsError, server_config};
-pub use crate::service::Telemetry;
+pub use crate::service::{Record, Telemetry};
+
+/// Serves the API on all listeners until `closing` is cancelled; then takes no new requests, gives
+/// running ones [`limits::DRAIN`] and returns.
+pub async fn serve(
+    engine: Engine,
+    config: Config,
+    listeners: Vec<Listener>,
+    closing: CancellationToken,
+) {
+    let tracker = TaskTracker::new();
+    let (telemetry, origins) = (config.telemetry.clone(), config.allowed_origins.clone());
+    let product = engine.version().version.clone();
+    let api = Arc::new(api::Api::new(engine, config, tracker.clone(), closing.clone()));
+    let router = handlers::routes(api);
+    let service = service::Service::new(router, &product, telemetry, origins);
+    server::serve(service, listeners, tracker, closing).await;
+}

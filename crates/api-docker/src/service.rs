@@ -26,12 +26,15 @@ const EXPERIMENTAL: HeaderName = HeaderName::from_static("docker-experimental");
 const BUILDER_VERSION: HeaderName = HeaderName::from_static("builder-version");
 const SWARM: HeaderName = HeaderName::from_static("swarm");
 
+/// Takes one measurement.
+pub type Record = dyn Fn(&str, u16, Duration) + Send + Sync;
+
 /// Where measurements go. The registry itself is not this face's business.
 #[derive(Clone)]
 pub struct Telemetry {
     /// Takes the method and route template of a call, its status, and the time until its reply
     /// began (a stream goes on after that).
-    pub record: Arc<dyn Fn(&str, u16, Duration) + Send + Sync>,
+    pub record: Arc<Record>,
     /// The text of `GET /metrics`.
     pub encode: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -92,11 +95,11 @@ impl Service {
         let begun = Instant::now();
         let method = request.method().clone();
         let mut response = self.dispatch(request.map(Body::new)).await;
-        if let Some(telemetry) = &self.0.telemetry {
-            if let Some(Operation(route)) = response.extensions_mut().remove() {
-                let name = format!("{method} {route}");
-                (telemetry.record)(&name, response.status().as_u16(), begun.elapsed());
-            }
+        if let Some(telemetry) = &self.0.telemetry
+            && let Some(Operation(route)) = response.extensions_mut().remove()
+        {
+            let name = format!("{method} {route}");
+            (telemetry.record)(&name, response.status().as_u16(), begun.elapsed());
         }
         let headers = response.headers_mut();
         headers.insert(header::SERVER, self.0.server.clone());
@@ -117,10 +120,11 @@ impl Service {
         if rest == "/_ping" && matches!(*request.method(), Method::GET | Method::HEAD) {
             return ping(request.method());
         }
-        if rest == "/metrics" && request.method() == Method::GET {
-            if let Some(telemetry) = &self.0.telemetry {
-                return metrics((telemetry.encode)());
-            }
+        if rest == "/metrics"
+            && request.method() == Method::GET
+            && let Some(telemetry) = &self.0.telemetry
+        {
+            return metrics((telemetry.encode)());
         }
         let target = match request.uri().query() {
             Some(query) => format!("{rest}?{query}"),
@@ -192,3 +196,7 @@ async fn name_operation(matched: MatchedPath, request: Request, next: Next) -> R
 async fn page_not_found() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "page not found")
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

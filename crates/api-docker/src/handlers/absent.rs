@@ -4,7 +4,7 @@
 use axum::Router;
 use axum::extract::MatchedPath;
 use axum::response::Response;
-use axum::routing::{any, get, post, put};
+use axum::routing::{any, get, post};
 use http::{Method, StatusCode};
 use pouch_docker_types::system::BuildPrune;
 
@@ -14,11 +14,10 @@ use crate::http::{ApiError, ApiResult, ok};
 const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \
     \"docker swarm join\" to connect this node to swarm and try again.";
 
-pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let mut router = Router::new()
         .route("/plugins", get(no_plugins))
-        .route("/build/prune", post(nothing_cached))
-        .route("/volumes/{name}", put(not_a_manager));
+        .route("/build/prune", post(nothing_cached));
     for path in [
         "/nodes",
         "/nodes/{*rest}",
@@ -51,11 +50,11 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     router
 }
 
-pub(crate) async fn not_supported(method: Method, path: MatchedPath) -> ApiError {
+pub(super) async fn not_supported(method: Method, path: MatchedPath) -> ApiError {
     ApiError::unsupported(format!("{method} {} is not supported yet", path.as_str()))
 }
 
-async fn not_a_manager() -> ApiError {
+pub(super) async fn not_a_manager() -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, NO_SWARM)
 }
 

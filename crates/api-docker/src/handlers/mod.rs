@@ -1,3 +1,33 @@
 //! The calls. A handler reads the request, asks the engine once, and renders its answer.
 
-pub(crate) mod absent;
+mod absent;
+mod archive;
+mod container;
+mod exec;
+mod image;
+mod lifecycle;
+mod network;
+mod output;
+mod progress;
+mod system;
+mod volume;
+
+use axum::Router;
+
+use crate::api::Shared;
+
+/// Every route of the API, without version prefixes.
+pub(crate) fn routes(api: Shared) -> Router {
+    Router::new()
+        .merge(archive::routes())
+        .merge(container::routes())
+        .merge(exec::routes())
+        .merge(image::routes())
+        .merge(lifecycle::routes())
+        .merge(network::routes())
+        .merge(output::routes())
+        .merge(system::routes())
+        .merge(volume::routes())
+        .with_state(api)
+        .merge(absent::routes())
+}

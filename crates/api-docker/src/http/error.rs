@@ -51,18 +51,13 @@ impl ApiError {
         Self::new(StatusCode::NOT_IMPLEMENTED, message)
     }
 
+    #[cfg(test)]
     pub(crate) const fn status(&self) -> StatusCode {
         self.status
     }
 
     pub(crate) fn message(&self) -> &str {
         &self.message
-    }
-
-    /// The same failure with another status.
-    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
-        self.status = status;
-        self
     }
 }
 

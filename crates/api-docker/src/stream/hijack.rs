@@ -89,6 +89,20 @@ impl<S: Sync> FromRequestParts<S> for Hijack {
 }
 
 impl Hijack {
+    /// Whether a client that wants input asked in a way that can give it.
+    ///
+    /// # Errors
+    /// 400 when it did not ask for an upgrade.
+    pub(crate) fn admits(&self, wants_input: bool) -> ApiResult<()> {
+        if wants_input && self.upgrade.is_none() {
+            return Err(ApiError::invalid(
+                "standard input needs an upgraded connection: \
+                 send 'Connection: Upgrade' and 'Upgrade: tcp'",
+            ));
+        }
+        Ok(())
+    }
+
     /// Answers, and runs the session apart from the request. `open` is awaited after the answer
     /// has gone out; its failure is written into the stream, where clients look for it.
     ///
@@ -98,13 +112,8 @@ impl Hijack {
     where
         F: Future<Output = ApiResult<Streams>> + Send + 'static,
     {
+        self.admits(terms.wants_input)?;
         let Some(upgrade) = self.upgrade else {
-            if terms.wants_input {
-                return Err(ApiError::invalid(
-                    "standard input needs an upgraded connection: \
-                     send 'Connection: Upgrade' and 'Upgrade: tcp'",
-                ));
-            }
             return Ok(output_only(terms.framing, sessions.closing, open));
         };
         let media = super::media_type(terms.framing, terms.version);

@@ -3,6 +3,7 @@
 use pouch_docker_types::container::{ContainerCreate, HostConfig};
 use pouch_types::spec::ContainerSpec;
 
+use super::resources::Purpose;
 use super::value::{bad, clean_path, positive, unsupported};
 use super::{Defaults, log, mount, namespaces, network, process, resources, restart, security};
 use crate::http::{ApiError, ApiResult, ApiVersion};
@@ -43,7 +44,7 @@ pub(crate) fn read(
     mount::read(&mut host, version, &mut spec)?;
     let warnings = network::read(&mut host, networking, version, &mut spec)?;
     spec.security = security::read(&mut host)?;
-    spec.resources = resources::read(std::mem::take(&mut host.resources))?;
+    spec.resources = resources::read(std::mem::take(&mut host.resources), Purpose::Create)?;
     spec.resources.oom_score_adj = read_oom_score(host.oom_score_adj)?;
     spec.resources.sysctls = std::mem::take(&mut host.sysctls);
     if let Some(name) = spec.resources.sysctls.keys().find(|name| !is_sysctl(name)) {

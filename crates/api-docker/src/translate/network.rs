@@ -1,14 +1,12 @@
 //! Networking of a container: mode, names, name servers, attachments.
 
-use std::collections::BTreeMap;
-
 use pouch_docker_types::container::HostConfig;
 use pouch_docker_types::network::{EndpointIpamConfig, EndpointSettings, NetworkingConfig};
 use pouch_types::spec::{ContainerSpec, EndpointSpec, ExtraHost, NetworkMode, UtsMode};
 
 use super::namespaces::container;
+use super::ports;
 use super::value::{address, bad, list, mac, unsupported};
-use super::{ports, value};
 use crate::http::{ApiError, ApiResult, ApiVersion};
 
 /// The name of the default network.
@@ -241,8 +239,8 @@ pub(crate) fn read_endpoint(
     Ok(EndpointSpec {
         aliases,
         links,
-        ipv4: optional(&ipam.ipv4_address).map(|ip| value::address(FIELD, &ip)).transpose()?,
-        ipv6: optional(&ipam.ipv6_address).map(|ip| value::address(FIELD, &ip)).transpose()?,
+        ipv4: optional(&ipam.ipv4_address).map(|ip| address(FIELD, &ip)).transpose()?,
+        ipv6: optional(&ipam.ipv6_address).map(|ip| address(FIELD, &ip)).transpose()?,
         mac_address: mac(FIELD, &settings.mac_address)?,
         driver_opts: settings.driver_opts.unwrap_or_default(),
         gateway_priority: if version.below(48) { 0 } else { settings.gw_priority },
@@ -283,7 +281,7 @@ pub(super) fn write(spec: &ContainerSpec, host: &mut HostConfig) {
 /// `NetworkingConfig` that would give the same attachments again.
 #[cfg(test)]
 pub(super) fn write_networking(spec: &ContainerSpec) -> NetworkingConfig {
-    let endpoints_config: BTreeMap<_, _> = spec
+    let endpoints_config = spec
         .network
         .endpoints
         .iter()

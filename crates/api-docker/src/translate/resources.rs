@@ -34,8 +34,17 @@ const RLIMITS: [&str; 15] = [
 /// Driver name of device requests that name CDI devices.
 const CDI: &str = "cdi";
 
+/// What limits are read for: a change may name one of two that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Create,
+    Update,
+}
+
 /// Reads limits. Whether the machine can enforce them is the engine's to say.
-pub(crate) fn read(wire: Wire) -> ApiResult<Resources> {
+pub(crate) fn read(mut wire: Wire, purpose: Purpose) -> ApiResult<Resources> {
+    let unlimited_pids =
+        purpose == Purpose::Update && wire.pids_limit.take_if(|limit| *limit <= 0).is_some();
     refuse_foreign(&wire)?;
     let mut cdi_devices = Vec::new();
     for request in wire.device_requests.unwrap_or_default() {
@@ -71,7 +80,8 @@ pub(crate) fn read(wire: Wire) -> ApiResult<Resources> {
         cpu_realtime_runtime: Some(wire.cpu_realtime_runtime).filter(|value| *value != 0),
         cpuset_cpus: read_cpuset("CpusetCpus", wire.cpuset_cpus)?,
         cpuset_mems: read_cpuset("CpusetMems", wire.cpuset_mems)?,
-        pids_limit: wire.pids_limit.filter(|limit| *limit > 0),
+        // Taking a limit away differs from leaving it as it is.
+        pids_limit: if unlimited_pids { Some(-1) } else { wire.pids_limit.filter(|n| *n > 0) },
         blkio_weight: match wire.blkio_weight {
             0 => None,
             weight @ 10..=1000 => Some(weight),
@@ -94,7 +104,7 @@ pub(crate) fn read(wire: Wire) -> ApiResult<Resources> {
         cgroup_parent: read_cgroup_parent(wire.cgroup_parent)?,
         sysctls: Default::default(),
     };
-    check(&resources)?;
+    check(&resources, purpose)?;
     Ok(resources)
 }
 
@@ -122,7 +132,7 @@ fn refuse_foreign(wire: &Wire) -> ApiResult<()> {
 }
 
 /// Rules between fields, in dockerd's words.
-fn check(resources: &Resources) -> ApiResult<()> {
+fn check(resources: &Resources, purpose: Purpose) -> ApiResult<()> {
     let refuse = |why: &str| Err(ApiError::invalid(why));
     if resources.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
         return refuse("Minimum memory limit allowed is 6MB");
@@ -130,15 +140,16 @@ fn check(resources: &Resources) -> ApiResult<()> {
     if resources.memory_reservation.is_some_and(|bytes| bytes < MEMORY_MIN) {
         return refuse("Minimum memory reservation allowed is 6MB");
     }
-    if let (Some(memory), Some(reservation)) = (resources.memory, resources.memory_reservation) {
-        if memory < reservation {
-            return refuse(
-                "Minimum memory limit can not be less than memory reservation limit, see usage",
-            );
-        }
+    if let (Some(memory), Some(reservation)) = (resources.memory, resources.memory_reservation)
+        && memory < reservation
+    {
+        return refuse(
+            "Minimum memory limit can not be less than memory reservation limit, see usage",
+        );
     }
     if let Some(swap) = resources.memory_swap.and_then(|swap| u64::try_from(swap).ok()) {
         match resources.memory {
+            None if purpose == Purpose::Update => {}
             None => {
                 return refuse(
                     "You should always set the Memory limit when using Memoryswap limit, see usage",
@@ -387,7 +398,7 @@ mod tests {
     fn message(change: impl FnOnce(&mut Wire)) -> String {
         let mut wire = Wire::default();
         change(&mut wire);
-        read(wire).unwrap_err().message().to_owned()
+        read(wire, Purpose::Create).unwrap_err().message().to_owned()
     }
 
     #[test]
@@ -398,7 +409,16 @@ mod tests {
             oom_kill_disable: Some(false),
             ..Wire::default()
         };
-        assert_eq!(read(wire).unwrap(), Resources::default());
+        assert_eq!(read(wire, Purpose::Create).unwrap(), Resources::default());
+    }
+
+    #[test]
+    fn a_change_can_lift_the_limit_of_processes() {
+        let limit = |pids_limit| {
+            let wire = Wire { pids_limit, memory_swap: 1 << 30, ..Wire::default() };
+            read(wire, Purpose::Update).unwrap().pids_limit
+        };
+        assert_eq!((limit(None), limit(Some(0)), limit(Some(7))), (None, Some(-1), Some(7)));
     }
 
     #[test]

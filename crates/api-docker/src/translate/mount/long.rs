@@ -6,7 +6,7 @@ use pouch_docker_types::container::{
 use pouch_types::VolumeName;
 use pouch_types::spec::{MountKind, MountOrigin, MountSpec, Propagation, ReadOnlyRecursion};
 
-use super::{mount, plain_volume, propagation, tmpfs};
+use super::{mount, propagation, tmpfs};
 use crate::http::{ApiError, ApiResult, ApiVersion};
 use crate::translate::value::{bad, clean_path, destination, local_path, unsupported};
 
@@ -208,7 +208,6 @@ pub(super) fn write(mount: &MountSpec) -> Mount {
     wire
 }
 
-/// Unused spellings of a kind stay out of the module's interface.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,6 +265,5 @@ mod tests {
         };
         assert!(!create_source && !non_recursive);
         assert_eq!(read_only_recursion, ReadOnlyRecursion::Never);
-        assert!(matches!(plain_volume(None), MountKind::Volume { no_copy: false, .. }));
     }
 }

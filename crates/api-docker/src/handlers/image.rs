@@ -1,0 +1,339 @@
+//! Images. Their names may hold slashes, escaped or not, so the part behind `/images/` is taken
+//! apart here and not by the router.
+
+use std::collections::HashMap;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures::TryStreamExt;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use pouch_docker_types::Filters;
+use pouch_docker_types::image::ImagePrune;
+use pouch_docker_types::progress::ProgressMessage;
+use pouch_image::{
+    Changes, Event, ImportOptions, ListFilter, Owner, Progress, PruneFilter, PullRequest,
+    RemoveOptions,
+};
+use pouch_registry::{Credentials, Platform, Wanted};
+use pouch_types::ImageRef;
+
+use super::container::until;
+use super::progress;
+use crate::api::{Shared, image_users};
+use crate::http::{ApiError, ApiResult, ApiVersion, JSON, Query, empty, ok, raw_body};
+use crate::stream::ndjson::{Ending, line};
+use crate::translate::image;
+
+const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/images/json", get(list).delete(remove))
+        .route("/images/create", post(create).delete(remove))
+        .route("/images/load", post(load).delete(remove))
+        .route("/images/prune", post(prune).delete(remove))
+        .route("/images/get", get(save_named).delete(remove))
+        .route("/images/search", get(absent).delete(remove))
+        .route("/images/{*rest}", get(read).post(change).delete(remove))
+        .route("/distribution/{*rest}", get(absent))
+}
+
+async fn absent(method: Method, uri: Uri) -> ApiError {
+    ApiError::unsupported(format!("{method} {} is not supported yet", uri.path()))
+}
+
+/// The image's name in a path, unescaped.
+fn name_of(path: &str) -> ApiResult<String> {
+    let raw = path.strip_prefix("/images/").unwrap_or(path);
+    let mut bytes = Vec::with_capacity(raw.len());
+    let mut rest = raw.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16));
+                match (digit(), digit()) {
+                    (Some(high), Some(low)) => u8::try_from(high * 16 + low).unwrap_or(b'?'),
+                    _ => return Err(ApiError::invalid("invalid URL escape in path")),
+                }
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).map_err(|_| ApiError::invalid("path is not UTF-8"))
+}
+
+fn page_not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "page not found")
+}
+
+/// `GET /images/{name}/…`.
+async fn read(
+    State(api): State<Shared>,
+    version: ApiVersion,
+    query: Query,
+    uri: Uri,
+) -> ApiResult<Response> {
+    let path = name_of(uri.path())?;
+    let (name, verb) = path.rsplit_once('/').ok_or_else(page_not_found)?;
+    match verb {
+        "json" => inspect(&api, name, version),
+        "history" => {
+            let steps = api.engine.images().history(name)?;
+            ok(&steps.iter().map(image::history).collect::<Vec<_>>())
+        }
+        "get" => save(&api, &[name.to_owned()], &query).await,
+        "attestations" => Ok(absent(Method::GET, uri).await.into_response()),
+        _ => Err(page_not_found()),
+    }
+}
+
+/// `POST /images/{name}/…`.
+async fn change(State(api): State<Shared>, query: Query, uri: Uri) -> ApiResult<Response> {
+    let path = name_of(uri.path())?;
+    let (name, verb) = path.rsplit_once('/').ok_or_else(page_not_found)?;
+    match verb {
+        "tag" => tag(&api, name, &query).await,
+        "push" => Ok(absent(Method::POST, uri).await.into_response()),
+        _ => Err(page_not_found()),
+    }
+}
+
+fn inspect(api: &Shared, name: &str, version: ApiVersion) -> ApiResult<Response> {
+    let found = api.engine.images().resolve(name)?;
+    let reply = serde_json::to_value(image::inspect(&found, version));
+    let mut reply = reply.map_err(|error| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("encoding the image: {error}"))
+    })?;
+    let mut config = image::always_shown(version);
+    if let (Some(all), Some(set)) =
+        (config.as_object_mut(), reply.get_mut("Config").and_then(|c| c.as_object_mut()))
+    {
+        all.append(set);
+    }
+    reply["Config"] = config;
+    ok(&reply)
+}
+
+const LIST_KEYS: [&str; 7] =
+    ["before", "dangling", "label", "label!", "reference", "since", "until"];
+
+fn list_filter(filters: &Filters, query: &Query) -> ApiResult<ListFilter> {
+    let texts = |key: &str| filters.get(key).map(str::to_owned).collect::<Vec<_>>();
+    Ok(ListFilter {
+        intermediate: query.flag("all"),
+        dangling: filters.flag("dangling").map_err(crate::http::error::bad_filter)?,
+        labels: image::labels(filters, "label"),
+        without_labels: image::labels(filters, "label!"),
+        references: texts("reference"),
+        before: texts("before"),
+        since: texts("since"),
+        until: until(filters)?,
+    })
+}
+
+async fn list(State(api): State<Shared>, version: ApiVersion, query: Query) -> ApiResult<Response> {
+    let filter = list_filter(&query.filters(&LIST_KEYS)?, &query)?;
+    let images = api.engine.images();
+    let found = images.list(&filter)?;
+    let shared: HashMap<_, _> = if query.flag("shared-size") {
+        images.usage().images.into_iter().map(|(image, bytes)| (image.id.clone(), bytes)).collect()
+    } else {
+        HashMap::new()
+    };
+    let summaries: Vec<_> = found
+        .iter()
+        .map(|found| {
+            let shared = shared.get(&found.id).and_then(|bytes| i64::try_from(*bytes).ok());
+            image::summary(found, shared.unwrap_or(-1), -1, version)
+        })
+        .collect();
+    ok(&summaries)
+}
+
+/// A tag for what has none; the tag may be a digest.
+fn reference(name: &str, tag: Option<&str>) -> ApiResult<ImageRef> {
+    // `docker pull -a` once sent the colon without a tag.
+    let parsed: ImageRef = name.strip_suffix(':').unwrap_or(name).parse()?;
+    Ok(match tag {
+        None => parsed,
+        Some(tag) if tag.contains(':') => parsed.with_digest(
+            tag.parse().map_err(|_| ApiError::invalid(format!("invalid digest {tag:?}")))?,
+        ),
+        Some(tag) => parsed.with_tag(tag)?,
+    })
+}
+
+async fn tag(api: &Shared, name: &str, query: &Query) -> ApiResult<Response> {
+    let reference = reference(query.required("repo")?, query.get("tag"))?;
+    let (images, name) = (api.engine.images().clone(), name.to_owned());
+    api.carry_out(async move { images.tag(&name, &reference, Owner::Docker).await }).await?;
+    Ok(empty(StatusCode::CREATED))
+}
+
+async fn remove(State(api): State<Shared>, query: Query, uri: Uri) -> ApiResult<Response> {
+    let name = name_of(uri.path())?;
+    let options = RemoveOptions { force: query.flag("force"), no_prune: query.flag("noprune") };
+    let (images, users) = (api.engine.images().clone(), image_users(&api.engine));
+    let removed = api.carry_out(async move { images.remove(&name, options, users).await }).await?;
+    ok(&removed.iter().map(image::removed).collect::<Vec<_>>())
+}
+
+async fn prune(State(api): State<Shared>, query: Query) -> ApiResult<Response> {
+    let filters = query.filters(&["dangling", "label", "label!", "until"])?;
+    // `dangling=false` is how clients say `--all`.
+    let dangling = filters.flag("dangling").map_err(crate::http::error::bad_filter)?;
+    let filter = PruneFilter {
+        all: dangling.is_some_and(|dangling| !dangling),
+        labels: image::labels(&filters, "label"),
+        without_labels: image::labels(&filters, "label!"),
+        until: until(&filters)?,
+    };
+    let (images, users) = (api.engine.images().clone(), image_users(&api.engine));
+    let report = api.carry_out(async move { images.prune(&filter, users).await }).await?;
+    let deleted: Vec<_> = report.removed.iter().map(image::removed).collect();
+    ok(&ImagePrune {
+        images_deleted: (!deleted.is_empty()).then_some(deleted),
+        space_reclaimed: report.reclaimed,
+    })
+}
+
+fn platform(query: &Query, version: ApiVersion) -> ApiResult<Option<Platform>> {
+    let text = query.get("platform").filter(|_| !version.below(32));
+    Ok(text.map(str::parse).transpose()?)
+}
+
+/// Pull, or import when there is no `fromImage`.
+async fn create(
+    State(api): State<Shared>,
+    version: ApiVersion,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Response> {
+    let platform = platform(&query, version)?;
+    match query.get("fromImage") {
+        Some(name) => pull(&api, name, &query, platform, &headers).await,
+        None => import(&api, &query, platform, &headers, body).await,
+    }
+}
+
+async fn pull(
+    api: &Shared,
+    name: &str,
+    query: &Query,
+    platform: Option<Platform>,
+    headers: &HeaderMap,
+) -> ApiResult<Response> {
+    let auth = headers.get("x-registry-auth").map(|value| value.to_str().unwrap_or_default());
+    // A pull needs none, and some clients send what is none; dockerd takes that for anonymous.
+    let credentials = Credentials::from_header(auth.unwrap_or_default()).unwrap_or_default();
+    let request = PullRequest {
+        reference: reference(name, query.get("tag"))?,
+        credentials,
+        platform: platform.map_or(Wanted::Host, Wanted::Exactly),
+        owner: Owner::Docker,
+    };
+    let images = api.engine.images().clone();
+    let (sender, news) = Progress::channel();
+    let task = Box::pin(async move { images.pull(request, &sender).await.map(drop) });
+    progress::respond(task, news, |_| true, api.closing()).await
+}
+
+async fn import(
+    api: &Shared,
+    query: &Query,
+    platform: Option<Platform>,
+    headers: &HeaderMap,
+    body: Body,
+) -> ApiResult<Response> {
+    let source = query.get("fromSrc").unwrap_or_default();
+    if source != "-" {
+        return Err(ApiError::unsupported(format!(
+            "fromSrc={source:?} is not supported: send the archive with fromSrc=-"
+        )));
+    }
+    let reference = query.get("repo").map(|repo| reference(repo, query.get("tag"))).transpose()?;
+    let options = ImportOptions {
+        reference,
+        changes: Changes::parse(query.all("changes"))?,
+        message: query.get("message").unwrap_or("Imported from -").to_owned(),
+        platform,
+    };
+    let input = raw_body(headers, body)?.into_data_stream().map_err(std::io::Error::other);
+    let image = api.engine.images().import(input, options, Owner::Docker).await?;
+    let message = ProgressMessage { status: image.id.to_string(), ..ProgressMessage::default() };
+    let mut response = Response::new(Body::from(line(&message, Ending::CarriageReturn)));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    Ok(response)
+}
+
+async fn load(
+    State(api): State<Shared>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Response> {
+    let input = raw_body(&headers, body)?.into_data_stream().map_err(std::io::Error::other);
+    let images = api.engine.images().clone();
+    let (sender, news) = Progress::channel();
+    let task = Box::pin(async move { images.load(input, Owner::Docker, &sender).await.map(drop) });
+    let tell: fn(&Event) -> bool =
+        if query.flag("quiet") { |event| matches!(event, Event::Loaded(_)) } else { |_| true };
+    progress::respond(task, news, tell, api.closing()).await
+}
+
+async fn save_named(State(api): State<Shared>, query: Query) -> ApiResult<Response> {
+    let names: Vec<String> = query.all("names").map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err(ApiError::invalid("bad parameter: names is required"));
+    }
+    save(&api, &names, &query).await
+}
+
+async fn save(api: &Shared, names: &[String], query: &Query) -> ApiResult<Response> {
+    if query.get("platform").is_some() {
+        return Err(ApiError::unsupported("saving one platform of an image is not supported"));
+    }
+    let archive = api.engine.images().save(names).await?;
+    let mut response = Response::new(Body::from_stream(archive));
+    response.headers_mut().insert(header::CONTENT_TYPE, TAR);
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_paths() {
+        for (path, name) in [
+            ("/images/busybox/json", "busybox/json"),
+            ("/images/library%2Fx/json", "library/x/json"),
+            ("/images/localhost:5000/a/b:1/tag", "localhost:5000/a/b:1/tag"),
+            ("/images/sha256%3Aab", "sha256:ab"),
+            ("/images/a+b", "a+b"),
+        ] {
+            assert_eq!(name_of(path).unwrap(), name);
+        }
+        for bad in ["/images/%", "/images/%2", "/images/%zz", "/images/%ff"] {
+            assert!(name_of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tags_and_digests() {
+        let read = |name, tag| reference(name, tag).unwrap().familiar();
+        assert_eq!(read("busybox", None), "busybox:latest");
+        assert_eq!(read("busybox:1", None), "busybox:1");
+        assert_eq!(read("busybox:", Some("2")), "busybox:2");
+        assert_eq!(read("localhost:5000/a", Some("2")), "localhost:5000/a:2");
+        let digest = pouch_types::Digest::of(b"x").to_string();
+        assert_eq!(read("busybox", Some(digest.as_str())), format!("busybox@{digest}"));
+        for (name, tag) in [("Bad", None), ("a", Some("..")), ("a", Some("sha256:1"))] {
+            assert!(reference(name, tag).is_err(), "{name}");
+        }
+    }
+}
