@@ -1,7 +1,7 @@
 //! The embedded backend: pouchd starts one shim per container and speaks ttrpc to it.
 //!
 //! A shim lives in `<state>/t/<container id>/`, its OCI bundle: `config.json`, the sockets
-//! `s.sock` (ttrpc) and `io.sock` (streams), `shim.json` (pid and start time, so that a pid is
+//! `s.sock` (ttrpc) and `io.sock` (streams), `process.json` (pid and start time, so that a pid is
 //! never trusted alone) and `shim.log`. The listening socket is made here and given to the shim
 //! as its standard input, so that connecting needs no waiting and no retries.
 //!

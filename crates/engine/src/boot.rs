@@ -90,7 +90,10 @@ pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(),
         }
         engine.index.insert(Arc::clone(&container));
         let adopted = matches!(event, Event::Adopted { .. });
-        container.post(event).await;
+        // Waited for, so that the first reader sees the state and not what was stored.
+        if let Err(error) = container.ask(event).await {
+            tracing::error!(container.id = %container.id, error = error.text(), "not restored");
+        }
         if adopted {
             crate::health::spawn(engine, &container, &spec, generation);
         }

@@ -30,7 +30,7 @@ pub mod view;
 
 pub use api::*;
 pub use config::{EngineConfig, RuntimeConfig};
-pub use engine::{Engine, Seams};
+pub use engine::{Engine, Rebuild, Seams};
 pub use error::EngineError;
 pub use events::{Event, EventKind, EventStream};
 pub use manage::{LabelFilter, Pruned};

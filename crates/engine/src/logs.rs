@@ -240,6 +240,10 @@ fn pump(
             if !wanted {
                 continue;
             }
+            let mut bytes = record.line;
+            if !record.partial {
+                bytes.push(b'\n');
+            }
             let record = LogRecord {
                 stream: match record.stream {
                     Stream::Stdout => 1,
@@ -247,7 +251,7 @@ fn pump(
                 },
                 time: Timestamp::from_nanosecond(record.time_ns.into())
                     .unwrap_or(Timestamp::UNIX_EPOCH),
-                bytes: record.line,
+                bytes,
                 attributes: Vec::new(),
             };
             if sender.blocking_send(Ok(record)).is_err() {

@@ -136,7 +136,7 @@ impl Shim {
         let pid = child.id().unwrap_or_default();
         let start_time = start_time(pid).map_err(Error::io("read the start time of", bundle))?;
         let identity = Identity { pid, start_time };
-        let record = bundle.join("shim.json");
+        let record = bundle.join("process.json");
         let text = serde_json::to_vec(&identity).map_err(|e| Error::Codec(e.to_string()))?;
         std::fs::write(&record, text).map_err(Error::io("write", &record))?;
         let stream = std::os::unix::net::UnixStream::connect(&socket)
@@ -147,7 +147,7 @@ impl Shim {
     /// Finds a shim of an earlier daemon, or what it left.
     pub(crate) async fn load(shared: Arc<Shared>, id: ContainerId) -> Loaded {
         let bundle = shared.tasks().join(id.as_str());
-        let identity: Option<Identity> = File::open(bundle.join("shim.json"))
+        let identity: Option<Identity> = File::open(bundle.join("process.json"))
             .ok()
             .and_then(|file| serde_json::from_reader(file).ok())
             .filter(|identity: &Identity| {

@@ -10,6 +10,7 @@
 //! complete before its first instruction. Whatever fails, what was made before is undone in
 //! reverse, and the error says which stage it was.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -76,9 +77,11 @@ async fn run(
     // An exit file of an earlier run would be a lie about this one if its generation were lost.
     let _ = std::fs::remove_file(container.dir.join(ExitFile::NAME));
 
+    // Before the shim: its mount namespace is a copy of what is mounted when it starts.
+    let netns = make_netns(&network).await?;
     let (backend, endpoints) = tokio::join!(
         engine.backend.create(create_request(engine, container, record, oci)?),
-        attach_network(engine, record, &network),
+        attach_network(engine, record, &network, netns),
     );
     // Kept before any error returns, so that the clean-up finds it.
     let backend = backend
@@ -299,29 +302,32 @@ pub(crate) fn runtime_options(
     })
 }
 
-/// Makes the namespace and what connects it.
+/// Makes and pins the namespace of a container that has its own.
+async fn make_netns(network: &NetworkNamespace) -> Result<Option<PathBuf>, EngineError> {
+    let NetworkNamespace::Own(path) = network else { return Ok(None) };
+    let path = PathBuf::from(path);
+    let made = path.clone();
+    tokio::task::spawn_blocking(move || {
+        pouch_netns::remove(&made)?;
+        pouch_netns::Netns::create(&made, pouch_netns::Ipv6::Disabled)
+    })
+    .await
+    .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
+    .map_err(|e| EngineError::wrap("make the network namespace", e))?;
+    Ok(Some(path))
+}
+
+/// Connects the namespace.
 async fn attach_network(
     engine: &Inner,
     record: &Record,
     network: &NetworkNamespace,
+    netns: Option<PathBuf>,
 ) -> Result<Vec<EndpointView>, EngineError> {
+    if matches!(network, NetworkNamespace::New | NetworkNamespace::Joined(_)) {
+        return Ok(Vec::new());
+    }
     let spec = &record.spec.network;
-    let netns = match network {
-        NetworkNamespace::Own(path) => {
-            let path = std::path::PathBuf::from(path);
-            let made = path.clone();
-            tokio::task::spawn_blocking(move || {
-                pouch_netns::remove(&made)?;
-                pouch_netns::Netns::create(&made, pouch_netns::Ipv6::Disabled)
-            })
-            .await
-            .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
-            .map_err(|e| EngineError::wrap("make the network namespace", e))?;
-            Some(path)
-        }
-        NetworkNamespace::Host => None,
-        NetworkNamespace::New | NetworkNamespace::Joined(_) => return Ok(Vec::new()),
-    };
     let name = match &spec.mode {
         _ if record.spec.network_disabled => "none",
         NetworkMode::Default | NetworkMode::Bridge => "bridge",
