@@ -37,7 +37,7 @@ impl Format {
     ) -> Result<Self, Failure> {
         let given = given.filter(|text| !text.is_empty());
         let json = given == Some("json");
-        let text = match given.or(default.filter(|text| !text.is_empty() && !quiet)) {
+        let text = match given.or_else(|| default.filter(|text| !text.is_empty() && !quiet)) {
             None | Some("table") if quiet => layout.quiet.to_owned(),
             None | Some("table") => format!("table {}", layout.table),
             Some("raw") if !layout.raw.is_empty() => layout.raw.to_owned(),

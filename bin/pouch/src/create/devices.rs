@@ -98,7 +98,8 @@ fn gpu_request(text: &str) -> Result<DeviceRequest, Failure> {
     if count.is_some() && request.device_ids.is_some() {
         return Err(fail("cannot set both count and device".to_owned()));
     }
-    request.count = count.unwrap_or(if request.device_ids.is_some() { 0 } else { 1 });
+    let default = if request.device_ids.is_some() { 0 } else { 1 };
+    request.count = count.unwrap_or(default);
     request.capabilities = Some(vec![capabilities]);
     request.options.get_or_insert_with(BTreeMap::new);
     Ok(request)

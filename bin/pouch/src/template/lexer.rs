@@ -250,16 +250,15 @@ impl Lexer<'_> {
         let mut end = sign;
         let bytes = self.rest.as_bytes();
         while end < bytes.len() {
-            let exponent_sign = matches!(bytes[end], b'+' | b'-')
+            let exponent_sign = end > sign
+                && matches!(bytes[end], b'+' | b'-')
                 && matches!(bytes[end - 1], b'e' | b'E')
                 && !self.rest[sign..].starts_with("0x");
-            if bytes[end].is_ascii_alphanumeric() || matches!(bytes[end], b'.' | b'_') {
-                end += 1;
-            } else if end > sign && exponent_sign {
-                end += 1;
-            } else {
+            let plain = bytes[end].is_ascii_alphanumeric() || matches!(bytes[end], b'.' | b'_');
+            if !plain && !exponent_sign {
                 break;
             }
+            end += 1;
         }
         let text = self.rest[..end].replace('_', "");
         let token = match (parse_int(&text), text.parse::<f64>()) {

@@ -73,8 +73,8 @@ struct Parser {
 
 /// What ended a list of nodes.
 enum End {
-    Eof,
-    End,
+    Text,
+    Block,
     Else,
 }
 
@@ -83,8 +83,8 @@ pub(super) fn parse(source: &str) -> Result<Vec<Node>, TemplateError> {
         Parser { tokens: lex(source)?, at: 0, depth: 0, loops: 0, variables: vec![String::new()] };
     let (nodes, end) = parser.nodes()?;
     match end {
-        End::Eof => Ok(nodes),
-        End::End => parser.fail("{{end}} without a beginning"),
+        End::Text => Ok(nodes),
+        End::Block => parser.fail("{{end}} without a beginning"),
         End::Else => parser.fail("{{else}} without an if, with or range"),
     }
 }
@@ -127,7 +127,7 @@ impl Parser {
         let mut nodes = Vec::new();
         loop {
             match self.next() {
-                None => return Ok((nodes, End::Eof)),
+                None => return Ok((nodes, End::Text)),
                 Some(Token::Text(text)) => nodes.push(Node::Text(text)),
                 Some(Token::Open) => {
                     self.skip_space();
@@ -139,7 +139,7 @@ impl Parser {
                         "end" => {
                             self.at += 1;
                             self.close()?;
-                            return Ok((nodes, End::End));
+                            return Ok((nodes, End::Block));
                         }
                         // What follows an else (`if`, `with`, nothing) is the caller's.
                         "else" => {
@@ -202,9 +202,9 @@ impl Parser {
         let (then, end) = self.nodes()?;
         self.loops -= is_loop;
         let otherwise = match end {
-            End::End => Vec::new(),
+            End::Block => Vec::new(),
             End::Else => self.otherwise(keyword)?,
-            End::Eof => return self.fail(format!("{{{{{keyword}}}}} has no {{{{end}}}}")),
+            End::Text => return self.fail(format!("{{{{{keyword}}}}} has no {{{{end}}}}")),
         };
         self.variables.truncate(scope);
         self.depth -= 1;
@@ -228,9 +228,9 @@ impl Parser {
         }
         self.close()?;
         match self.nodes()? {
-            (nodes, End::End) => Ok(nodes),
+            (nodes, End::Block) => Ok(nodes),
             (_, End::Else) => self.fail("a second {{else}}"),
-            (_, End::Eof) => self.fail(format!("{{{{{keyword}}}}} has no {{{{end}}}}")),
+            (_, End::Text) => self.fail(format!("{{{{{keyword}}}}} has no {{{{end}}}}")),
         }
     }
 

@@ -125,7 +125,7 @@ fn errors_name_the_line_and_what_is_wrong() {
         assert!(error.contains(part), "{template}: {error}");
     }
     let deep = "(".repeat(1000);
-    assert!(run(&format!("{{{{{deep}1")).unwrap_err().to_string().contains("nest"));
+    assert!(run(&format!("{{{{{deep}1}}}}")).unwrap_err().to_string().contains("nest"));
     assert!(run(&"{{if true}}".repeat(1000)).unwrap_err().to_string().contains("nest"));
 }
 
