@@ -56,10 +56,10 @@ pub(crate) struct GlobalFlags {
     /// Path to TLS key file
     #[arg(long = "tlskey", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Enable debug mode
+    /// Enable debug mode (accepted as docker does; it changes nothing here)
     #[arg(short = 'D', long)]
     pub(crate) debug: bool,
-    /// Set the logging level
+    /// Set the logging level (accepted as docker does; it changes nothing here)
     #[arg(short = 'l', long, value_name = "LEVEL", value_parser = ["debug", "info", "warn", "error", "fatal"])]
     pub(crate) log_level: Option<String>,
 }

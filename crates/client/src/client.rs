@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
 use crate::body::{self, ReplyBody, RequestBody};
-use crate::dial::Dialer;
+use crate::dial::{self, Dialer};
 use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 use crate::hijack::Hijacked;
@@ -196,6 +196,19 @@ impl Client {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.inner.pool.dialer().endpoint
+    }
+
+    /// Relays bytes between the daemon and a pair of streams until the daemon closes: what
+    /// `system dial-stdio` does at the far end of an ssh connection.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or a copy fails.
+    pub async fn relay<R, W>(&self, input: R, output: W) -> Result<(), ClientError>
+    where
+        R: tokio::io::AsyncRead + Unpin,
+        W: tokio::io::AsyncWrite + Unpin,
+    {
+        dial::relay(self.inner.pool.dialer(), input, output).await
     }
 
     /// The version of this conversation; the first use asks the daemon.

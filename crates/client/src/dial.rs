@@ -236,17 +236,12 @@ impl AsyncWrite for SshStream {
     }
 }
 
-/// Relays bytes between the daemon at `socket` and a pair of streams until both directions end;
-/// `system dial-stdio` is this.
-///
-/// # Errors
-/// When the socket cannot be reached or a copy fails.
-pub async fn relay<R, W>(endpoint: &Endpoint, input: R, output: W) -> Result<(), ClientError>
+/// Relays bytes between the daemon and a pair of streams until the daemon closes.
+pub(crate) async fn relay<R, W>(dialer: &Dialer, input: R, output: W) -> Result<(), ClientError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let dialer = Dialer { endpoint: endpoint.clone(), tls: None };
     let stream = dialer.dial().await?;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (mut input, mut output) = (input, output);

@@ -33,7 +33,6 @@ pub use api::system::{DiskUsageOf, EventRange};
 pub use api::volumes::VolumeRemoval;
 pub use body::{ReplyBody, ReplyBytes};
 pub use client::{Client, ClientOptions, Ping};
-pub use dial::relay;
 pub use endpoint::{DEFAULT_HOST, Endpoint, SshTarget, Transport};
 pub use error::ClientError;
 pub use frames::{Channel, Demultiplexer};

@@ -304,7 +304,6 @@ fn listed(title: &str, names: Vec<String>) -> Result<(), Failure> {
 
 /// `pouch system dial-stdio`: what the other end of an ssh connection runs.
 pub(crate) async fn dial_stdio(session: &Session) -> Outcome {
-    let endpoint = session.client.endpoint();
-    pouch_client::relay(endpoint, tokio::io::stdin(), tokio::io::stdout()).await?;
+    session.client.relay(tokio::io::stdin(), tokio::io::stdout()).await?;
     Ok(0)
 }
