@@ -23,6 +23,9 @@ use crate::events::{EventBus, EventKind, EventStream};
 use crate::view::ContainerView;
 use crate::{EngineError, exec, system};
 
+/// Time for work under way at the end of the daemon.
+const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What the engine stands on, opened by the daemon.
 #[derive(Debug)]
 pub struct Seams {
@@ -76,7 +79,7 @@ pub(crate) struct Inner {
     pub(crate) host: pouch_oci::HostFeatures,
     pub(crate) boot_id: String,
     pub(crate) version: system::Version,
-    /// Everything that runs on its own; effects are never cancelled.
+    /// What the daemon's end waits for: changes under way. Actors, probes and delays are not here.
     pub(crate) tasks: TaskTracker,
 }
 
@@ -117,7 +120,7 @@ impl Engine {
         let engine = Self { inner };
         crate::boot::restore(&engine.inner, seams.rebuild).await?;
         let listener = Arc::clone(&engine.inner);
-        engine.inner.tasks.spawn(listen(listener, seams.backend_events));
+        tokio::spawn(listen(listener, seams.backend_events));
         Ok(engine)
     }
 
@@ -165,6 +168,16 @@ impl Engine {
     #[must_use]
     pub fn version(&self) -> &system::Version {
         &self.inner.version
+    }
+
+    /// Ends the engine in order: what must not be half-done is finished, containers go on.
+    pub async fn close(&self) {
+        self.inner.tasks.close();
+        // A stop that waits for its container may take long; what is left is taken up again from
+        // the records.
+        if tokio::time::timeout(CLOSE_PATIENCE, self.inner.tasks.wait()).await.is_err() {
+            tracing::debug!(left = self.inner.tasks.len(), "closing with work under way");
+        }
     }
 
     pub(crate) fn find(&self, key: &str) -> Result<Arc<Container>, EngineError> {

@@ -90,7 +90,7 @@ pub(crate) fn spawn(
         probe,
         health,
     };
-    engine.tasks.spawn(monitor.run());
+    tokio::spawn(monitor.run());
 }
 
 struct Monitor {

@@ -101,7 +101,7 @@ pub(crate) fn spawn(engine: &Arc<Inner>, record: Record, volatile: Volatile) -> 
         starting: Vec::new(),
         removing: Vec::new(),
     };
-    engine.tasks.spawn(actor.run(mailbox));
+    tokio::spawn(actor.run(mailbox));
     container
 }
 
@@ -282,7 +282,8 @@ impl Actor {
                 });
             }
             Effect::Delay(generation, delay) => {
-                self.engine.tasks.spawn(async move {
+                // Nothing is half-done while it waits: the daemon's end need not wait for it.
+                tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
                     container.post(Event::BackoffElapsed { generation }).await;
                 });

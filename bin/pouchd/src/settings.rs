@@ -1,0 +1,354 @@
+//! Flags and file made one, with defaults, checked as a whole.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use pouch_containerd::CgroupDriver;
+use pouch_engine::{EngineConfig, RuntimeConfig};
+use pouch_network::{Forwarding, Icc, Masquerade, NetworkConfig, Subnet};
+use pouch_types::spec::{CgroupnsMode, LogDriver, LogSpec, Ulimit};
+
+use crate::args::Args;
+use crate::config::{Backend, ConfigError, FileConfig};
+
+/// The runtime that is always there.
+const OWN_RUNTIME: &str = "pouch-runtime";
+
+/// Everything that the daemon needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) engine: EngineConfig,
+    pub(crate) network: NetworkConfig,
+    pub(crate) shim: PathBuf,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) group: Option<String>,
+    pub(crate) pidfile: PathBuf,
+    pub(crate) log_level: String,
+    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) registry_mirrors: Vec<String>,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) tls: Option<Tls>,
+}
+
+/// Where the API is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Host {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+    /// Sockets inherited from systemd.
+    Inherited,
+}
+
+/// Files of mutual TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tls {
+    pub(crate) ca: PathBuf,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+fn refuse<T>(message: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError::Value(message.into()))
+}
+
+impl Settings {
+    pub(crate) fn resolve(args: Args, file: FileConfig) -> Result<Self, ConfigError> {
+        refuse_unsupported(&args, &file)?;
+        let data_root = args.data_root.or(file.data_root).unwrap_or("/var/lib/pouch".into());
+        let exec_root = args.exec_root.or(file.exec_root).unwrap_or("/run/pouch".into());
+        for (name, path) in [("data-root", &data_root), ("exec-root", &exec_root)] {
+            if !path.is_absolute() {
+                return refuse(format!("{name} {} is not an absolute path", path.display()));
+            }
+        }
+        let hosts = if args.hosts.is_empty() { file.hosts.unwrap_or_default() } else { args.hosts };
+        let hosts = hosts.iter().map(|h| parse_host(h)).collect::<Result<Vec<_>, _>>()?;
+        let hosts =
+            if hosts.is_empty() { vec![Host::Unix("/var/run/pouchd.sock".into())] } else { hosts };
+        let tls = tls(
+            &hosts,
+            args.tlsverify || file.tlsverify.unwrap_or(false),
+            [
+                args.tlscacert.or(file.tlscacert),
+                args.tlscert.or(file.tlscert),
+                args.tlskey.or(file.tlskey),
+            ],
+        )?;
+        let (runtimes, default_runtime) = runtimes(
+            &args.runtimes,
+            file.runtimes.unwrap_or_default(),
+            args.default_runtime.or(file.default_runtime),
+        )?;
+        let exec_opts = if args.exec_opts.is_empty() {
+            file.exec_opts.unwrap_or_default()
+        } else {
+            args.exec_opts
+        };
+        let log_opts = pairs("log-opt", &args.log_opts)?;
+        let default_log = default_log(
+            args.log_driver.or(file.log_driver),
+            if log_opts.is_empty() { file.log_opts.unwrap_or_default() } else { log_opts },
+        )?;
+        let or = |own: Vec<String>, file: Option<Vec<String>>| {
+            if own.is_empty() { file.unwrap_or_default() } else { own }
+        };
+        let mut network = NetworkConfig::new(exec_root.clone());
+        if let Some(bridge) = args.bridge.or(file.bridge) {
+            if bridge == "none" {
+                return refuse("bridge \"none\" is not supported yet");
+            }
+            network.bridge = bridge;
+        }
+        if let Some(bip) = args.bip.or(file.bip) {
+            let (subnet, gateway) = parse_bip(&bip)?;
+            network.subnet = Some(subnet);
+            network.gateway = Some(gateway);
+        }
+        network.mtu = args.mtu.or(file.mtu);
+        if file.icc == Some(false) {
+            network.icc = Icc::Off;
+        }
+        if file.ip_forward == Some(false) {
+            network.forwarding = Forwarding::Untouched;
+        }
+        if file.ip_masq == Some(false) {
+            network.masquerade = Masquerade::Off;
+        }
+        if let Some(ip) = args.ip.or(file.ip) {
+            network.default_host_ip = ip;
+        }
+        let seccomp_profile = file.seccomp_profile.as_deref().map(read_profile).transpose()?;
+        let metrics = args.metrics_addr.or(file.metrics_addr);
+        let metrics = metrics
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    ConfigError::Value(format!("metrics-addr {text:?} is not an address and port"))
+                })
+            })
+            .transpose()?;
+        let engine = EngineConfig {
+            unpack_binary: sibling("pouch-unpack"),
+            init_binary: file.init_path.unwrap_or_else(|| sibling("pouch-init")),
+            runtimes,
+            default_runtime,
+            cgroup_driver: cgroup_driver(&exec_opts)?,
+            cgroup_parent: args.cgroup_parent.or(file.cgroup_parent).unwrap_or_default(),
+            default_log,
+            default_ulimits: ulimits(file.default_ulimits.unwrap_or_default())?,
+            default_shm_size: file.default_shm_size.map_or(64 << 20, |s| s.0),
+            default_stop_timeout: file.default_stop_timeout.unwrap_or(10),
+            default_cgroupns: match file.default_cgroupns_mode.as_deref() {
+                None => None,
+                Some("private") => Some(CgroupnsMode::Private),
+                Some("host") => Some(CgroupnsMode::Host),
+                Some(other) => return refuse(format!("invalid default-cgroupns-mode {other:?}")),
+            },
+            init: args.init || file.init.unwrap_or(false),
+            no_new_privileges: file.no_new_privileges.unwrap_or(false),
+            seccomp_profile,
+            dns: if args.dns.is_empty() { file.dns.unwrap_or_default() } else { args.dns },
+            dns_search: or(args.dns_search, file.dns_search),
+            dns_options: or(args.dns_opts, file.dns_opts),
+            labels: file.labels.unwrap_or_default(),
+            data_root,
+            exec_root,
+        };
+        let debug = args.debug || file.debug.unwrap_or(false);
+        let log_level = args.log_level.or(file.log_level);
+        let log_level = log_level.unwrap_or(if debug { "debug".into() } else { "info".into() });
+        if !["trace", "debug", "info", "warn", "error", "fatal"].contains(&&*log_level) {
+            return refuse(format!("invalid log-level {log_level:?}"));
+        }
+        Ok(Self {
+            engine,
+            network,
+            shim: sibling("containerd-shim-pouch-v2"),
+            hosts,
+            group: args.group.or(file.group),
+            pidfile: args.pidfile.or(file.pidfile).unwrap_or("/var/run/pouchd.pid".into()),
+            log_level,
+            insecure_registries: or(args.insecure_registries, file.insecure_registries),
+            registry_mirrors: or(args.registry_mirrors, file.registry_mirrors),
+            metrics,
+            tls,
+        })
+    }
+}
+
+/// Known settings that nothing stands behind yet are refused, not swallowed.
+fn refuse_unsupported(args: &Args, file: &FileConfig) -> Result<(), ConfigError> {
+    if args.backend.or(file.backend) == Some(Backend::Remote) || args.containerd.is_some() {
+        return refuse("backend \"remote\" is not supported yet");
+    }
+    if args.enable_cri || args.cri_host.is_some() || file.cri_host.is_some() {
+        return refuse("the Kubernetes CRI (enable-cri, cri-host) is not supported yet");
+    }
+    if file.authorization_plugins.as_ref().is_some_and(|p| !p.is_empty()) {
+        return refuse("authorization-plugins are not supported yet");
+    }
+    if file.live_restore == Some(false) {
+        return refuse("live-restore cannot be switched off: containers always survive the daemon");
+    }
+    match file.storage_driver.as_deref() {
+        None | Some("" | "overlay2" | "overlay") => Ok(()),
+        Some(other) => refuse(format!("storage-driver {other:?} is not supported, only overlay2")),
+    }
+}
+
+fn parse_host(text: &str) -> Result<Host, ConfigError> {
+    if let Some(path) = text.strip_prefix("unix://") {
+        if path.starts_with('/') {
+            return Ok(Host::Unix(path.into()));
+        }
+    } else if let Some(address) = text.strip_prefix("tcp://") {
+        if let Ok(address) = address.trim_end_matches('/').parse() {
+            return Ok(Host::Tcp(address));
+        }
+    } else if text == "fd://" || text == "fd://*" {
+        return Ok(Host::Inherited);
+    }
+    refuse(format!("invalid host {text:?}: want unix:///path, tcp://address:port or fd://"))
+}
+
+/// TCP without client certificates would give the machine to everybody who reaches the port.
+fn tls(
+    hosts: &[Host],
+    verify: bool,
+    files: [Option<PathBuf>; 3],
+) -> Result<Option<Tls>, ConfigError> {
+    let tcp = hosts.iter().any(|h| matches!(h, Host::Tcp(_)));
+    match files {
+        [Some(ca), Some(cert), Some(key)] if verify => Ok(Some(Tls { ca, cert, key })),
+        _ if tcp => refuse(
+            "tcp:// hosts need tlsverify with tlscacert, tlscert and tlskey: without client \
+             certificates anybody who reaches the port owns this machine",
+        ),
+        _ if verify => refuse("tlsverify needs tlscacert, tlscert and tlskey"),
+        _ => Ok(None),
+    }
+}
+
+fn runtimes(
+    flags: &[String],
+    file: BTreeMap<String, crate::config::RuntimeFile>,
+    default: Option<String>,
+) -> Result<(BTreeMap<String, RuntimeConfig>, String), ConfigError> {
+    let mut runtimes = BTreeMap::new();
+    runtimes.insert(OWN_RUNTIME.to_owned(), RuntimeConfig { path: None, args: Vec::new() });
+    for name in ["runc", "crun"] {
+        if let Some(path) = in_path(name) {
+            runtimes.insert(name.to_owned(), RuntimeConfig { path: Some(path), args: Vec::new() });
+        }
+    }
+    let given = pairs("add-runtime", flags)?
+        .into_iter()
+        .map(|(name, path)| (name, RuntimeConfig { path: Some(path.into()), args: Vec::new() }));
+    let from_file = file
+        .into_iter()
+        .map(|(name, r)| (name, RuntimeConfig { path: Some(r.path), args: r.runtime_args }));
+    for (name, runtime) in from_file.chain(given) {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        if name.is_empty() || !name.bytes().all(plain) {
+            return refuse(format!("invalid runtime name {name:?}"));
+        }
+        if name == OWN_RUNTIME {
+            return refuse(format!("the runtime name {OWN_RUNTIME:?} is reserved"));
+        }
+        let path = match &runtime.path {
+            Some(path) if path.is_absolute() => path.clone(),
+            Some(path) => in_path(&path.to_string_lossy()).ok_or_else(|| {
+                ConfigError::Value(format!("runtime {name:?}: {} is not in PATH", path.display()))
+            })?,
+            None => continue,
+        };
+        runtimes.insert(name, RuntimeConfig { path: Some(path), ..runtime });
+    }
+    let default = default.unwrap_or(OWN_RUNTIME.to_owned());
+    if !runtimes.contains_key(&default) {
+        return refuse(format!("default-runtime {default:?} is not among the runtimes"));
+    }
+    Ok((runtimes, default))
+}
+
+/// A program of ours: beside this one first, else in PATH.
+fn sibling(name: &str) -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|p| p.parent().map(|d| d.join(name)));
+    match beside {
+        Some(path) if path.exists() => path,
+        _ => in_path(name).unwrap_or_else(|| name.into()),
+    }
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Some(name.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|candidate| candidate.is_file())
+}
+
+fn pairs(what: &str, list: &[String]) -> Result<BTreeMap<String, String>, ConfigError> {
+    list.iter()
+        .map(|text| match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => refuse(format!("invalid {what} {text:?}: want KEY=VALUE")),
+        })
+        .collect()
+}
+
+fn default_log(
+    driver: Option<String>,
+    options: BTreeMap<String, String>,
+) -> Result<LogSpec, ConfigError> {
+    let driver = match driver.as_deref() {
+        None | Some("json-file") => LogDriver::JsonFile,
+        Some("local") => LogDriver::Local,
+        Some("none") => LogDriver::None,
+        Some(other) => return refuse(format!("log-driver {other:?} is not supported")),
+    };
+    Ok(LogSpec { driver, options })
+}
+
+fn cgroup_driver(options: &[String]) -> Result<CgroupDriver, ConfigError> {
+    let mut driver = CgroupDriver::Cgroupfs;
+    for option in options {
+        driver = match option.as_str() {
+            "native.cgroupdriver=cgroupfs" => CgroupDriver::Cgroupfs,
+            "native.cgroupdriver=systemd" => CgroupDriver::Systemd,
+            other => return refuse(format!("unknown exec-opt {other:?}")),
+        };
+    }
+    Ok(driver)
+}
+
+fn ulimits(
+    file: BTreeMap<String, crate::config::UlimitConfig>,
+) -> Result<Vec<Ulimit>, ConfigError> {
+    file.into_iter()
+        .map(|(key, limit)| {
+            let name = limit.name.unwrap_or(key);
+            if limit.hard >= 0 && (limit.soft > limit.hard || limit.soft < 0) {
+                return refuse(format!(
+                    "default-ulimits: soft limit of {name} is above its hard one"
+                ));
+            }
+            Ok(Ulimit { name, soft: limit.soft, hard: limit.hard })
+        })
+        .collect()
+}
+
+/// `172.30.0.1/16`: the bridge's address and, by its prefix, the subnet.
+fn parse_bip(text: &str) -> Result<(Subnet, std::net::Ipv4Addr), ConfigError> {
+    let bad = || ConfigError::Value(format!("invalid bip {text:?}: want ADDRESS/PREFIX"));
+    let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
+    let gateway = address.parse().map_err(|_| bad())?;
+    let prefix = prefix.parse().map_err(|_| bad())?;
+    let subnet = Subnet::around(gateway, prefix).ok_or_else(bad)?;
+    Ok((subnet, gateway))
+}
+
+fn read_profile(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
