@@ -23,8 +23,9 @@ use tokio_util::task::TaskTracker;
 
 pub use crate::api::Config;
 pub use crate::http::ApiVersion;
+pub use crate::server::serve_metrics;
 pub use crate::server::{ListenError, Listener, TlsError, server_config};
-pub use crate::service::{Record, Telemetry};
+pub use crate::service::{Encode, Record, Telemetry};
 
 /// Serves the API on all listeners until `closing` is cancelled; then takes no new requests, gives
 /// running ones [`limits::DRAIN`] and returns.

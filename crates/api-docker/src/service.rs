@@ -13,6 +13,7 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use tower_service::Service as _;
@@ -29,14 +30,17 @@ const SWARM: HeaderName = HeaderName::from_static("swarm");
 /// Takes one measurement.
 pub type Record = dyn Fn(&str, u16, Duration) + Send + Sync;
 
+/// Makes the text of all metrics, in the OpenMetrics format.
+pub type Encode = dyn Fn() -> BoxFuture<'static, String> + Send + Sync;
+
 /// Where measurements go. The registry itself is not this face's business.
 #[derive(Clone)]
 pub struct Telemetry {
     /// Takes the method and route template of a call, its status, and the time until its reply
     /// began (a stream goes on after that).
     pub record: Arc<Record>,
-    /// The text of `GET /metrics`.
-    pub encode: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Makes the text of `GET /metrics`.
+    pub encode: Arc<Encode>,
 }
 
 impl fmt::Debug for Telemetry {
@@ -124,7 +128,7 @@ impl Service {
             && request.method() == Method::GET
             && let Some(telemetry) = &self.0.telemetry
         {
-            return metrics((telemetry.encode)());
+            return metrics((telemetry.encode)().await);
         }
         let target = match request.uri().query() {
             Some(query) => format!("{rest}?{query}"),
@@ -178,7 +182,7 @@ fn ping(method: &Method) -> Response {
     response
 }
 
-fn metrics(text: String) -> Response {
+pub(crate) fn metrics(text: String) -> Response {
     let mut response = Response::new(Body::from(text));
     response.headers_mut().insert(
         header::CONTENT_TYPE,

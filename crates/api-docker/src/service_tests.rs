@@ -277,8 +277,10 @@ async fn foreign_origins_are_refused_on_the_network_only() {
 async fn calls_are_measured_by_route() {
     let (sender, receiver) = std::sync::mpsc::sync_channel(4);
     let record = move |name: &str, status: u16, _| sender.send((name.to_owned(), status)).unwrap();
-    let telemetry =
-        Telemetry { record: Arc::new(record), encode: Arc::new(|| "# EOF\n".to_owned()) };
+    let telemetry = Telemetry {
+        record: Arc::new(record),
+        encode: Arc::new(|| Box::pin(async { "# EOF\n".to_owned() })),
+    };
     let router = Router::new().route("/containers/{id}/json", get(|| async { "x" }));
     let service = Service::new(router, "1", Some(telemetry), vec![]);
     let call = |path: &'static str| {
@@ -291,4 +293,31 @@ async fn calls_are_measured_by_route() {
     assert!(receiver.try_recv().is_err(), "paths that clients make up are no series");
     let text = axum::body::to_bytes(call("/metrics").await.into_body(), 99).await.unwrap();
     assert_eq!(text, "# EOF\n");
+}
+
+#[tokio::test]
+async fn metrics_have_an_address_of_their_own() {
+    let telemetry = Telemetry {
+        record: Arc::new(|_, _, _| {}),
+        encode: Arc::new(|| Box::pin(async { "pouch_up 1\n".to_owned() })),
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let closing = CancellationToken::new();
+    let server = tokio::spawn(crate::serve_metrics(listener, telemetry, closing.clone()));
+    let get = |path: &'static str| async move {
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).await.unwrap();
+        reply
+    };
+    let reply = get("/metrics").await;
+    assert!(reply.contains("openmetrics-text") && reply.ends_with("pouch_up 1\n"), "{reply}");
+    for path in ["/_ping", "/info", "/containers/json", "/metrics/x"] {
+        assert!(get(path).await.starts_with("HTTP/1.1 404"), "{path}");
+    }
+    closing.cancel();
+    tokio::time::timeout(Duration::from_secs(3), server).await.unwrap().unwrap();
 }

@@ -8,6 +8,7 @@
 
 mod connection;
 mod listener;
+mod scrape;
 mod tls;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use connection::{Hangup, Transport};
 pub use listener::{ListenError, Listener};
+pub use scrape::serve_metrics;
 pub use tls::{TlsError, server_config};
 
 use crate::limits;
