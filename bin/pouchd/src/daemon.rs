@@ -113,22 +113,29 @@ pub(crate) async fn run(
 
     let closing = CancellationToken::new();
     let metrics = pouch_metrics::Metrics::new(engine.clone());
+    let scraped = metrics.clone();
+    let encode: Arc<pouch_api_docker::Encode> = Arc::new(move || {
+        let metrics = scraped.clone();
+        Box::pin(async move { metrics.encode().await })
+    });
+    let counted = metrics.clone();
+    let telemetry = pouch_api_docker::Telemetry {
+        record: Arc::new(move |call, status, elapsed| counted.record(call, status, elapsed)),
+        encode,
+    };
     let api = ApiConfig {
-        telemetry: Some(pouch_api_docker::Telemetry {
-            record: metrics.recorder(),
-            encode: metrics.encoder(),
-        }),
+        telemetry: Some(telemetry.clone()),
         allowed_origins: Vec::new(),
         registry_mirrors: settings.registry_mirrors.clone(),
         insecure_registries: settings.insecure_registries.clone(),
         debug: settings.log_level == "debug",
     };
     if let Some(address) = settings.metrics {
-        let serving = metrics.clone().serve(address, closing.clone());
-        let serving = serving
+        let listener = tokio::net::TcpListener::bind(address)
             .await
             .map_err(|source| DaemonError::Start { doing: "listen on metrics-addr", source })?;
-        tokio::spawn(serving);
+        let scrape = pouch_api_docker::serve_metrics(listener, telemetry.clone(), closing.clone());
+        tokio::spawn(scrape);
     }
     let signals = Signals::new()?;
     tokio::spawn(signals.handle(config_file, reload, closing.clone()));
@@ -225,7 +232,7 @@ fn prepare_root(path: &Path, mode: u32) -> Result<(), DaemonError> {
         return Err(DaemonError::Open { path: path.to_owned(), mode, owner });
     }
     // Wider than needed and still ours: tightened, so that no user reaches an image's programs.
-    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(failed("close"))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed("close"))
 }
 
 /// One daemon per data root. The lock ends with the process, however it ends.

@@ -107,10 +107,10 @@ impl Settings {
         }
         network.mtu = args.mtu.or(file.mtu);
         if file.icc == Some(false) {
-            network.icc = Icc::Off;
+            network.icc = Icc::Isolated;
         }
         if file.ip_forward == Some(false) {
-            network.forwarding = Forwarding::Untouched;
+            network.forwarding = Forwarding::Leave;
         }
         if file.ip_masq == Some(false) {
             network.masquerade = Masquerade::Off;

@@ -268,13 +268,50 @@ pub(crate) fn unmount_all(root: &Path) -> Result<(), TaskError> {
 pub(crate) fn isolate(directory: &Path) -> Result<(), TaskError> {
     let directory =
         std::fs::canonicalize(directory).map_err(TaskError::io("resolve", directory))?;
+    let mount = holding(&mountinfo()?, &directory);
+    rustix::mount::mount_change(&mount, MountPropagationFlags::DOWNSTREAM)
+        .map_err(TaskError::errno("isolate", mount))
+}
+
+/// Lets go of what the host had mounted for other containers when our namespace was copied from
+/// it: pinned network namespaces and shared memory beside our bundle. They would live as long as
+/// this shim, since on a host without shared propagation their unmount never gets here.
+///
+/// To be called after [`isolate`], so that nothing of it reaches the host.
+pub(crate) fn drop_others(bundle: &Path) -> Result<(), TaskError> {
+    let bundle = std::fs::canonicalize(bundle).map_err(TaskError::io("resolve", bundle))?;
+    // `<state>/<group>/<id>`: the state directory of whoever started us.
+    let Some(state) = bundle.parent().and_then(Path::parent).filter(|s| s.parent().is_some())
+    else {
+        return Ok(());
+    };
+    for mount in others(&mountinfo()?, state, &bundle) {
+        match rustix::mount::unmount(&mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(TaskError::errno("let go of", mount)(errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Mount points strictly below `state` and not in `bundle`, the deepest first.
+fn others(mountinfo: &str, state: &Path, bundle: &Path) -> Vec<PathBuf> {
+    let mut mounts: Vec<PathBuf> = mountinfo
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|field| PathBuf::from(unescape(field)))
+        .filter(|mount| mount.starts_with(state) && mount != state && !mount.starts_with(bundle))
+        .collect();
+    mounts.reverse();
+    mounts
+}
+
+fn mountinfo() -> Result<String, TaskError> {
     let mut text = String::new();
     File::open("/proc/self/mountinfo")
         .and_then(|file| file.take(MOUNTINFO_LIMIT).read_to_string(&mut text))
         .map_err(TaskError::io("read", "/proc/self/mountinfo"))?;
-    let mount = holding(&text, &directory);
-    rustix::mount::mount_change(&mount, MountPropagationFlags::DOWNSTREAM)
-        .map_err(TaskError::errno("isolate", mount))
+    Ok(text)
 }
 
 /// The mount point that holds `path`: the longest one; of several, mountinfo lists the top last.
@@ -339,6 +376,18 @@ mod tests {
         assert_eq!(base, Path::new("/var/lib").join("x".repeat(64)));
         assert!(data.starts_with("lowerdir=0/diff:1/diff:"), "{data}");
         assert!(data.ends_with(",index=off"));
+    }
+
+    #[test]
+    fn others_are_those_beside_the_bundle() {
+        let mountinfo = "1 0 0:1 / / rw - ext4 x rw\n\
+            2 1 0:2 / /run/p rw - tmpfs x rw\n\
+            3 2 0:3 net:[1] /run/p/netns/a rw - nsfs nsfs rw\n\
+            4 2 0:4 / /run/p/t/me/rootfs rw - overlay x rw\n\
+            5 2 0:5 / /run/p/shm/b rw - tmpfs x rw\n\
+            6 1 0:6 / /run/pp rw - tmpfs x rw\n";
+        let found = others(mountinfo, Path::new("/run/p"), Path::new("/run/p/t/me"));
+        assert_eq!(found, [Path::new("/run/p/shm/b"), Path::new("/run/p/netns/a")]);
     }
 
     #[test]

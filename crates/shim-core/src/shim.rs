@@ -169,6 +169,12 @@ impl Shim {
         match made {
             Ok(container) => {
                 let pid = container.init.snapshot().pid;
+                if !request.rootfs.is_empty() {
+                    let dropped = blocking::run("let go", move || mounts::drop_others(&bundle));
+                    if let Err(error) = dropped.await.and_then(|result| result) {
+                        tracing::warn!(id = request.id, %error, "mounts of others stay");
+                    }
+                }
                 self.lock().insert(request.id.clone(), Slot::Ready(container));
                 drop(claim);
                 Ok(pid)
