@@ -18,6 +18,8 @@ pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 /// The neighbour's.
 pub(crate) const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest that a test may take.
+const HANG: Duration = Duration::from_secs(90);
 const SHORT: Duration = Duration::from_millis(700);
 
 pub(crate) struct Rig {
@@ -60,7 +62,8 @@ where
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let networks = open(&dir, configure).await;
-            body(Rig { dir, networks, neighbour }).await;
+            let body = body(Rig { dir, networks, neighbour });
+            assert!(tokio::time::timeout(HANG, body).await.is_ok(), "the test hangs");
         });
     })
     .join();
