@@ -8,14 +8,14 @@ use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::TryStreamExt;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use pouch_docker_types::archive::PathStat;
 use pouch_engine::PutOptions;
 use tokio::io::AsyncRead;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::api::Shared;
-use crate::http::{ApiError, ApiResult, Query, empty, raw_body};
+use crate::http::{ApiError, ApiResult, Query, empty};
 
 const PATH_STAT: HeaderName = HeaderName::from_static("x-docker-container-path-stat");
 const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
@@ -78,7 +78,6 @@ async fn put(
     State(api): State<Shared>,
     Path(id): Path<String>,
     query: Query,
-    headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
     let path = path(&query)?;
@@ -86,7 +85,7 @@ async fn put(
         no_overwrite_dir_non_dir: query.flag("noOverwriteDirNonDir"),
         copy_uid_gid: query.flag("copyUIDGID"),
     };
-    let stream = raw_body(&headers, body)?.into_data_stream().map_err(std::io::Error::other);
+    let stream = body.into_data_stream().map_err(std::io::Error::other);
     // Not run on without its client: half an archive is what the client has sent.
     api.engine.archive_put(&id, path, options, StreamReader::new(stream)).await?;
     Ok(empty(StatusCode::OK))

@@ -23,7 +23,7 @@ use pouch_types::ImageRef;
 use super::container::until;
 use super::progress;
 use crate::api::{Shared, image_users};
-use crate::http::{ApiError, ApiResult, ApiVersion, JSON, Query, empty, ok, raw_body};
+use crate::http::{ApiError, ApiResult, ApiVersion, JSON, Query, empty, ok};
 use crate::stream::ndjson::{Ending, line};
 use crate::translate::image;
 
@@ -216,7 +216,7 @@ async fn create(
     let platform = platform(&query, version)?;
     match query.get("fromImage") {
         Some(name) => pull(&api, name, &query, platform, &headers).await,
-        None => import(&api, &query, platform, &headers, body).await,
+        None => import(&api, &query, platform, body).await,
     }
 }
 
@@ -246,7 +246,6 @@ async fn import(
     api: &Shared,
     query: &Query,
     platform: Option<Platform>,
-    headers: &HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
     let source = query.get("fromSrc").unwrap_or_default();
@@ -262,7 +261,7 @@ async fn import(
         message: query.get("message").unwrap_or("Imported from -").to_owned(),
         platform,
     };
-    let input = raw_body(headers, body)?.into_data_stream().map_err(std::io::Error::other);
+    let input = body.into_data_stream().map_err(std::io::Error::other);
     let image = api.engine.images().import(input, options, Owner::Docker).await?;
     let message = ProgressMessage { status: image.id.to_string(), ..ProgressMessage::default() };
     let mut response = Response::new(Body::from(line(&message, Ending::CarriageReturn)));
@@ -270,13 +269,8 @@ async fn import(
     Ok(response)
 }
 
-async fn load(
-    State(api): State<Shared>,
-    query: Query,
-    headers: HeaderMap,
-    body: Body,
-) -> ApiResult<Response> {
-    let input = raw_body(&headers, body)?.into_data_stream().map_err(std::io::Error::other);
+async fn load(State(api): State<Shared>, query: Query, body: Body) -> ApiResult<Response> {
+    let input = body.into_data_stream().map_err(std::io::Error::other);
     let images = api.engine.images().clone();
     let (sender, news) = Progress::channel();
     let task = Box::pin(async move { images.load(input, Owner::Docker, &sender).await.map(drop) });

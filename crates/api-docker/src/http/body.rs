@@ -1,4 +1,7 @@
-//! Request bodies: content types and caps.
+//! JSON bodies: content type and cap.
+//!
+//! Archives (load, import, cp, build) are taken under any type: the docker CLI sends them as
+//! `text/plain`. What keeps foreign pages from posting them is the check of `Origin`.
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -57,25 +60,6 @@ fn check_json(headers: &HeaderMap) -> ApiResult<()> {
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         format!("unsupported Content-Type header ({given}): must be 'application/json'"),
     ))
-}
-
-/// Checks the type of a body that is an archive and hands its stream on.
-///
-/// # Errors
-/// 415 for anything but a tar archive, plain or compressed.
-pub(crate) fn raw_body(headers: &HeaderMap, body: Body) -> ApiResult<Body> {
-    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(body) };
-    let given = given.to_str().unwrap_or("?");
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    // `text/plain` and forms are what a page of another site can post without a preflight.
-    let refused = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
-    if refused.contains(&essence.as_str()) {
-        return Err(ApiError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!("unsupported Content-Type header ({given}): must be 'application/x-tar'"),
-        ));
-    }
-    Ok(body)
 }
 
 #[cfg(test)]
