@@ -1,1 +1,42 @@
-//! Starts daemons, registries and images for tests, and takes the census of the host
+//! A host for black-box tests: a daemon with private roots in a network namespace of its own,
+//! images of this machine's static busybox, a local registry, and the census.
+//!
+//! [`Host::run`] gives a test its daemon and takes it away again. Between the two, nothing may
+//! leak: after the test's containers are removed, mounts, links, packet rules, control groups,
+//! processes, state files and the daemon's file descriptors must be what they were before
+//! ([`Census`]). A test that fails gets the end of the daemon's log and its containers printed.
+//!
+//! Only for tests: it panics where a test would. Where it cannot work (no root, a program missing)
+//! it prints `skipped: reason` and runs nothing.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+mod archive;
+mod census;
+mod daemon;
+mod host;
+mod http;
+mod live;
+mod netns;
+mod outcome;
+mod programs;
+mod registry;
+mod wait;
+
+pub use archive::{Archive, busybox, docker_archive};
+pub use census::Census;
+pub use daemon::Daemon;
+pub use host::Host;
+pub use http::{Answer, Connection};
+pub use live::Live;
+pub use netns::Netns;
+pub use outcome::Outcome;
+pub use programs::{have, program};
+pub use registry::Registry;
+pub use wait::{eventually, within};
+
+/// Runs `test` on a fresh daemon with the image `busybox`.
+pub fn daemon(test: impl FnOnce(&mut Daemon)) {
+    Host::new().run(test);
+}

@@ -1,0 +1,45 @@
+# What can be done with this tree. Everything here runs as root on a Debian 12 machine with Rust.
+
+TARGET   := x86_64-unknown-linux-gnu
+PROGRAMS := $(notdir $(wildcard bin/*))
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: release quickstart quickdown test test-guest test-full conformance bench help
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+release: ## Static release binaries into dist/
+	cargo build --release --locked $(PROGRAMS:%=-p %)
+	@mkdir -p dist
+	@# Into place by rename: a program that runs cannot be written to.
+	@for program in $(PROGRAMS); do \
+	    cp target/$(TARGET)/release/$$program dist/.$$program.new && \
+	    if cmp -s dist/.$$program.new dist/$$program; then rm dist/.$$program.new; \
+	    else mv dist/.$$program.new dist/$$program; fi || exit 1; \
+	done
+	@ls -lh $(PROGRAMS:%=dist/%)
+
+quickstart: ## Build, start pouchd, make an image, run a container
+	@scripts/build-needs.sh
+	@$(MAKE) --no-print-directory release
+	@scripts/quickstart.sh
+
+quickdown: ## Stop and remove everything that quickstart made
+	@scripts/quickdown.sh
+
+test: ## Format, lints, unit tests, end-to-end tests
+	@scripts/test.sh
+
+test-guest: ## Debian with systemd and cgroup v2 under QEMU
+	@scripts/guest/run
+
+test-full: ## All tests there are
+	@status=0; scripts/test.sh || status=1; scripts/guest/run || status=1; exit $$status
+
+conformance: ## critest (the CRI is not there yet)
+	@echo "conformance: the Kubernetes CRI is not there yet, so there is nothing to run critest on" >&2
+	@exit 1
+
+bench: ## Side by side with dockerd and containerd
+	@bench/run

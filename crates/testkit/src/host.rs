@@ -1,0 +1,71 @@
+//! Sets a daemon up for one test, and checks afterwards that nothing is left of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use crate::daemon::Daemon;
+use crate::programs::ready;
+
+/// What the daemon of a test is to be like.
+#[derive(Debug, Default)]
+pub struct Host {
+    pub(crate) flags: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) bare: bool,
+}
+
+impl Host {
+    /// A daemon with the defaults and the image `busybox`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds flags of `pouchd`.
+    #[must_use]
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self
+    }
+
+    /// Adds a variable to the environment of the first `pouchd`; later ones go without.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Leaves out the image.
+    #[must_use]
+    pub fn without_image(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
+    /// Runs a test: starts the daemon, calls `test`, removes what the test left, and asserts by
+    /// census that nothing remains. Does nothing but print the reason where it cannot.
+    ///
+    /// # Panics
+    ///
+    /// When the test does, when something leaked, or when the daemon does not end as it should.
+    pub fn run(self, test: impl FnOnce(&mut Daemon)) {
+        if !ready() {
+            return;
+        }
+        let mut daemon = Daemon::start(self);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let before = daemon.settled();
+            test(&mut daemon);
+            daemon.clear();
+            daemon.assert_nothing_since(&before);
+            daemon.stop();
+            daemon.assert_gone();
+        }));
+        if result.is_err() {
+            daemon.dump();
+        }
+        daemon.demolish();
+        if let Err(panic) = result {
+            resume_unwind(panic);
+        }
+    }
+}
