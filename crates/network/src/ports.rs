@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use pouch_types::ContainerId;
 use pouch_types::spec::{Port, PortBinding, Protocol};
@@ -25,6 +26,10 @@ use crate::holder;
 const EPHEMERAL: (u16, u16) = (49153, 65535);
 /// Descriptors by which the soft limit grows when it is reached.
 const MORE_DESCRIPTORS: u64 = 4096;
+
+/// See [`patiently`].
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Who has reserved which port.
 #[derive(Debug, Default)]
@@ -86,9 +91,26 @@ pub(crate) fn plan(
     Ok(wanted)
 }
 
-/// Names the program that holds a refused port. Apart from the refusal, since it reads much of
-/// /proc and nobody else's reservation should wait for that.
-pub(crate) fn name_holder(error: NetworkError) -> NetworkError {
+/// Reserves with `reserve`, and names the program that holds a refused port; apart from the
+/// reservation, since that reads much of /proc and nobody else's reservation should wait for it.
+///
+/// A port that nobody visible holds is tried again for a moment: a process that this one is just
+/// starting has a copy of every descriptor until its exec, of sockets released meanwhile too.
+pub(crate) fn patiently<T>(
+    mut reserve: impl FnMut() -> Result<T, NetworkError>,
+) -> Result<T, NetworkError> {
+    for _ in 0..ATTEMPTS {
+        match reserve().map_err(name_holder) {
+            Err(NetworkError::PortInUse { holder: PortHolder::Unknown, .. }) => {
+                std::thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+    reserve().map_err(name_holder)
+}
+
+fn name_holder(error: NetworkError) -> NetworkError {
     match error {
         NetworkError::PortInUse { host_ip, host_port, protocol, holder: PortHolder::Unknown } => {
             let holder = holder::find(protocol, host_ip, host_port);
@@ -414,6 +436,26 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains(&format!("pid {}", std::process::id())), "{text}");
         assert!(table.held.is_empty());
+    }
+
+    #[test]
+    fn a_port_that_a_starting_process_still_has_is_waited_for() {
+        let id = ContainerId::random().unwrap();
+        let mut table = PortTable::default();
+        // Bound and not listening, as a copy of our own reservation: /proc shows no holder.
+        let port = table.reserve(&id, "c", &planned(&[binding(80, None, None)])).unwrap()[0];
+        let fixed = planned(&[binding(80, None, Some((port.host_port, port.host_port)))]);
+        let mut copy = Some(table);
+        let (mut next, mut tries) = (PortTable::default(), 0);
+        let reserved = patiently(|| {
+            tries += 1;
+            if tries == 3 {
+                copy = None;
+            }
+            next.reserve(&id, "c", &fixed)
+        });
+        assert_eq!((reserved.unwrap(), tries), (vec![port], 3));
+        assert!(copy.is_none());
     }
 
     #[test]

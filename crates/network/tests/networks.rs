@@ -14,8 +14,8 @@ use pouch_network::{Driver, Icc, LiveContainer, NetworkError};
 use pouch_types::spec::{Port, Protocol};
 use pouch_types::{Classified, ContainerId, ErrorKind};
 use rig::{
-    HOST, NEIGHBOUR, asks, binding, census, host_asks, inside, ip, listen, on_host, ping, refused,
-    run, serve, serve_udp, udp_exchange,
+    HOST, NEIGHBOUR, asks, becomes_free, binding, census, host_asks, inside, ip, listen, on_host,
+    ping, refused, run, serve, serve_udp, udp_exchange,
 };
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -106,8 +106,8 @@ fn published_ports_are_reached_from_everywhere() {
 
             rig.gone(a).await;
             assert!(host_asks(LOOPBACK, 8080).is_err());
-            TcpListener::bind(("0.0.0.0", 8080)).unwrap();
-            UdpSocket::bind(("0.0.0.0", 5353)).unwrap();
+            assert!(becomes_free(|| TcpListener::bind(("0.0.0.0", 8080))));
+            assert!(becomes_free(|| UdpSocket::bind(("0.0.0.0", 5353))));
         },
     );
 }
@@ -234,7 +234,7 @@ fn a_busy_port_is_refused_with_the_holders_name() {
             // A failure after the lease: there is no such namespace.
             request.ports = vec![binding(80, Protocol::Tcp, None, 8083)];
             assert!(matches!(rig.networks.attach(request).await, Err(NetworkError::Netns(_))));
-            TcpListener::bind("0.0.0.0:8083").unwrap();
+            assert!(becomes_free(|| TcpListener::bind(("0.0.0.0", 8083))));
             rig.networks.settle().await;
             assert_eq!(census(), standing);
             assert_eq!(rig.networks.inspect("bridge").await.unwrap().containers.len(), 1);
@@ -390,7 +390,7 @@ fn a_restart_finds_mends_and_sweeps() {
             assert!(host_asks(LOOPBACK, 8080).is_ok());
             assert!(ping(&c.netns, a.address()));
             assert!(TcpListener::bind("0.0.0.0:8080").is_err(), "reserved again");
-            TcpListener::bind("0.0.0.0:8081").unwrap();
+            assert!(becomes_free(|| TcpListener::bind(("0.0.0.0", 8081))));
             let map = run("nft", &["list", "map", "inet", "pouch", "ports-any"]);
             assert!(map.contains("8080") && !map.contains("8081"), "{map}");
 
@@ -616,10 +616,11 @@ fn an_abandoned_attachment_is_whole_or_nothing() {
                 let patience = Duration::from_micros(micros);
                 let _ = tokio::time::timeout(patience, rig.networks.attach(request)).await;
                 // The attachment goes on by itself; it is undone once it is there.
-                while rig.networks.endpoints(&id).await.unwrap().is_empty() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                while !run("nft", &["list", "ruleset"]).contains("8080") {
+                let begun = Instant::now();
+                while rig.networks.endpoints(&id).await.unwrap().is_empty()
+                    || !run("nft", &["list", "ruleset"]).contains("8080")
+                {
+                    assert!(begun.elapsed() < Duration::from_secs(10), "it did not go on");
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 rig.networks.detach(&id).await.unwrap();

@@ -73,11 +73,8 @@ impl Inner {
         } else {
             let (inner, id, name) = (Arc::clone(&self), container.clone(), name.clone());
             // A refusal reads much of /proc to name the holder.
-            blocking(move || {
-                let reserved = inner.ports().reserve(&id, &name, &wanted);
-                reserved.map_err(ports::name_holder)
-            })
-            .await?
+            blocking(move || ports::patiently(|| inner.ports().reserve(&id, &name, &wanted)))
+                .await?
         };
         let endpoint_id = pouch_types::id::random_hex()
             .map_err(|e| NetworkError::Random(std::io::Error::other(e)))?;

@@ -217,6 +217,12 @@ pub(crate) fn ping(ns: &Netns, to: Ipv4Addr) -> bool {
     })
 }
 
+/// Whether `bind` succeeds, now or in a moment: a process that another test is starting has copies
+/// of all descriptors until its exec.
+pub(crate) fn becomes_free<T>(bind: impl Fn() -> std::io::Result<T>) -> bool {
+    (0..50).any(|_| bind().inspect_err(|_| std::thread::sleep(Duration::from_millis(10))).is_ok())
+}
+
 /// A UDP server that tells each client its address.
 pub(crate) fn serve_udp(ns: &Netns, port: u16) {
     let socket = inside(ns, move || UdpSocket::bind(("0.0.0.0", port)).unwrap());
