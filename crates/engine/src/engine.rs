@@ -178,6 +178,13 @@ impl Engine {
         if tokio::time::timeout(CLOSE_PATIENCE, self.inner.tasks.wait()).await.is_err() {
             tracing::debug!(left = self.inner.tasks.len(), "closing with work under way");
         }
+        // Bridge and rules stay only for containers that go on, so that a daemon which is not
+        // started again leaves the host as it found it.
+        match tokio::time::timeout(CLOSE_PATIENCE, self.inner.networks.close_unused()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot take the unused network down"),
+            Err(_) => tracing::warn!("taking the unused network down takes too long"),
+        }
     }
 
     pub(crate) fn find(&self, key: &str) -> Result<Arc<Container>, EngineError> {

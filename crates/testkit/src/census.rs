@@ -147,7 +147,8 @@ pub(crate) fn processes(places: &Places<'_>) -> Vec<(u32, String)> {
             || cwd.starts_with(places.dir)
             || read("cgroup").contains(&inside);
         // One that ended and waits for its parent is no leak of ours: init's or a test's child.
-        let dead = read("stat").rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']));
+        let dead =
+            read("stat").rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']));
         if ours && !dead {
             found.push((pid, read("cmdline").replace('\0', " ").trim().to_owned()));
         }
