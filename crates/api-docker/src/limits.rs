@@ -20,5 +20,8 @@ pub const JSON_BODY: usize = 4 * 1024 * 1024;
 /// Time for a JSON body to arrive.
 pub const BODY_READ: Duration = Duration::from_secs(60);
 
+/// Time that a refused upload is read on, so that its client sees why.
+pub const LINGER: Duration = Duration::from_secs(2);
+
 /// Time that running requests get at shutdown before their connections are cut.
 pub const DRAIN: Duration = Duration::from_secs(5);

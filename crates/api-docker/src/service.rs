@@ -18,7 +18,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use tower_service::Service as _;
 
-use crate::http::{ApiError, ApiVersion};
+use crate::http::{ApiError, ApiVersion, Lingering};
 use crate::server::Transport;
 
 const API_VERSION: HeaderName = HeaderName::from_static("api-version");
@@ -93,12 +93,12 @@ impl Service {
     /// Answers one request.
     pub(crate) async fn call<B>(&self, request: http::Request<B>) -> Response
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let begun = Instant::now();
         let method = request.method().clone();
-        let mut response = self.dispatch(request.map(Body::new)).await;
+        let mut response = self.dispatch(request.map(|body| Body::new(Lingering::new(body)))).await;
         if let Some(telemetry) = &self.0.telemetry
             && let Some(Operation(route)) = response.extensions_mut().remove()
         {

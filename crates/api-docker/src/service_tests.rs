@@ -31,7 +31,7 @@ async fn echo(
     };
     hijack.respond(terms, sessions, async move {
         if !wants_input {
-            return Ok(Streams { output: Box::new(&b"output"[..]), input: None });
+            return Ok(Streams { output: Box::new(&b"output"[..]), input: None, settled: None });
         }
         let (ours, process) = tokio::io::duplex(1024);
         let (mut read, mut write) = tokio::io::split(process);
@@ -43,7 +43,7 @@ async fn echo(
             write.shutdown().await.unwrap();
         });
         let (output, input) = tokio::io::split(ours);
-        Ok(Streams { output: Box::new(output), input: Some(Box::new(input)) })
+        Ok(Streams { output: Box::new(output), input: Some(Box::new(input)), settled: None })
     })
 }
 
@@ -223,6 +223,19 @@ async fn departed_clients_leave_nothing_behind() {
     let heard = tokio::time::timeout(Duration::from_secs(5), server.hangups.recv());
     assert_eq!(heard.await.unwrap(), Some(()));
     server.settled().await;
+}
+
+#[tokio::test]
+async fn a_refused_upload_is_told_why() {
+    let server = start();
+    let mut client = UnixStream::connect(&server.path).await.unwrap();
+    let size = 4 << 20;
+    let head = format!("POST /bad HTTP/1.1\r\nHost: d\r\nContent-Length: {size}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    // Fails with a broken pipe when the server closes on the rest.
+    client.write_all(&vec![b'x'; size]).await.unwrap();
+    let reply = read_until(&mut client, "\r\n\r\n").await;
+    assert!(reply.starts_with("HTTP/1.1 404"), "{reply}");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use pouch_docker_types::container::{
 use pouch_engine::{ContainerView, LabelFilter, RemoveOptions, UpdateOptions};
 use pouch_registry::Platform;
 use pouch_snapshot::ChangeKind;
-use pouch_types::{ContainerName, ImageId};
+use pouch_types::{Classified, ContainerName, ErrorKind, ImageId};
 
 use crate::api::{Api, Shared};
 use crate::http::{ApiError, ApiResult, ApiVersion, Json, Query, created, no_content, ok};
@@ -101,7 +101,17 @@ async fn make(
     if let Some(platform) = query.get("platform").filter(|_| !version.below(41)) {
         check_platform(&api, &asked.spec.image_name, platform)?;
     }
-    let made = api.engine.create(name, asked.spec).await?;
+    let image = asked.spec.image_name.clone();
+    let made = api.engine.create(name, asked.spec).await.map_err(|error| {
+        let missing = error.kind() == ErrorKind::NotFound;
+        match ApiError::from(error) {
+            // Clients take 404 for a missing image, pull it and try again.
+            other if missing && api.engine.images().resolve(&image).is_ok() => {
+                ApiError::invalid(other.message())
+            }
+            error => error,
+        }
+    })?;
     let mut warnings = made.warnings;
     warnings.extend(asked.warnings);
     created(&ContainerCreated { id: made.id.to_string(), warnings })

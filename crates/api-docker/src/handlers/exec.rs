@@ -1,13 +1,16 @@
 //! Processes added to a container.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::{get, post};
+use futures::future::BoxFuture;
 use http::StatusCode;
 use pouch_docker_types::IdResponse;
 use pouch_docker_types::exec::{ExecCreate, ExecInspect, ExecProcessConfig, ExecStart};
-use pouch_engine::ExecSpec;
+use pouch_engine::{Engine, ExecSpec};
 use pouch_types::spec::Attach;
 
 use super::output::terminal_size;
@@ -15,7 +18,7 @@ use crate::api::Shared;
 use crate::http::{ApiError, ApiResult, ApiVersion, Json, Query, created, empty, ok};
 use crate::stream::Framing;
 use crate::stream::detach::DetachKeys;
-use crate::stream::hijack::{Hijack, Terms};
+use crate::stream::hijack::{Hijack, Streams, Terms};
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
@@ -24,6 +27,9 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/exec/{id}/resize", post(resize))
         .route("/exec/{id}/json", get(inspect))
 }
+
+/// Between two looks for the end of a process; the last one is mostly the first.
+const END_LOOK: Duration = Duration::from_millis(2);
 
 /// Rows and columns; what no terminal has is refused.
 fn console_size(size: Option<[u32; 2]>, version: ApiVersion) -> ApiResult<Option<(u16, u16)>> {
@@ -99,14 +105,22 @@ async fn start(
     // After the answer: clients look for a program that cannot be started in the stream, and for
     // its exit code in inspect.
     hijack.respond(terms, api.sessions.clone(), async move {
-        match engine.exec_start(&id, exec.spec.attach, size).await? {
-            Some(attached) => Ok(attached.into()),
-            None => Ok(crate::stream::hijack::Streams {
-                output: Box::new(tokio::io::empty()),
-                input: None,
-            }),
-        }
+        let attached = engine.exec_start(&id, exec.spec.attach, size).await?;
+        let (output, input) = match attached {
+            Some(attached) => (attached.output, attached.input),
+            None => (Box::new(tokio::io::empty()) as _, None),
+        };
+        let settled: BoxFuture<'static, ()> = Box::pin(ended(engine, id));
+        Ok(Streams { output, input, settled: Some(settled) })
     })
+}
+
+/// Waits until the exit code is known: the CLI asks for it as soon as the stream ends, and takes
+/// one that is not there yet for 0.
+async fn ended(engine: Engine, id: String) {
+    while engine.exec_view(&id).is_ok_and(|exec| exec.exit_code.is_none()) {
+        tokio::time::sleep(END_LOOK).await;
+    }
 }
 
 async fn resize(

@@ -41,7 +41,7 @@ const STATS_PERIOD: Duration = Duration::from_secs(1);
 
 impl From<Attached> for Streams {
     fn from(attached: Attached) -> Self {
-        Self { output: attached.output, input: attached.input }
+        Self { output: attached.output, input: attached.input, settled: None }
     }
 }
 

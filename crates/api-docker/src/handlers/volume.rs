@@ -4,6 +4,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::{get, post};
+use http::StatusCode;
 use pouch_docker_types::volume::{VolumeCreate, VolumeList, VolumePrune};
 use pouch_types::VolumeName;
 use pouch_types::spec::MountKind;
@@ -55,13 +56,17 @@ async fn list(State(api): State<Shared>, query: Query) -> ApiResult<Response> {
     ok(&VolumeList { volumes, warnings: None })
 }
 
-/// A name in a path: one that cannot be a volume's is none that exists.
-fn read_name(name: &str) -> ApiResult<VolumeName> {
-    Ok(name.parse::<VolumeName>()?)
+/// A name in a path: one that cannot be a volume's is none that exists, which clients that try
+/// several kinds of objects rely on.
+fn existing(name: &str) -> ApiResult<VolumeName> {
+    name.parse().map_err(|_| {
+        let shown: String = name.chars().take(80).collect();
+        ApiError::new(StatusCode::NOT_FOUND, format!("get {shown}: no such volume"))
+    })
 }
 
 async fn inspect(State(api): State<Shared>, Path(name): Path<String>) -> ApiResult<Response> {
-    ok(&volume(&api.engine.volume(&read_name(&name)?).await?))
+    ok(&volume(&api.engine.volume(&existing(&name)?).await?))
 }
 
 async fn create(State(api): State<Shared>, Json(body): Json<VolumeCreate>) -> ApiResult<Response> {
@@ -70,7 +75,7 @@ async fn create(State(api): State<Shared>, Json(body): Json<VolumeCreate>) -> Ap
     }
     let name = match body.name.as_str() {
         "" => None,
-        name => Some(read_name(name)?),
+        name => Some(name.parse::<VolumeName>()?),
     };
     let engine = api.engine.clone();
     let made = api
@@ -86,7 +91,7 @@ async fn remove(
     Path(name): Path<String>,
     query: Query,
 ) -> ApiResult<Response> {
-    let (name, force) = (read_name(&name)?, query.flag("force"));
+    let (name, force) = (existing(&name)?, query.flag("force"));
     let engine = api.engine.clone();
     api.carry_out(async move { engine.remove_volume(&name, force).await }).await?;
     no_content()

@@ -3,6 +3,9 @@
 //! Archives (load, import, cp, build) are taken under any type: the docker CLI sends them as
 //! `text/plain`. What keeps foreign pages from posting them is the check of `Origin`.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
@@ -60,6 +63,68 @@ fn check_json(headers: &HeaderMap) -> ApiResult<()> {
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         format!("unsupported Content-Type header ({given}): must be 'application/json'"),
     ))
+}
+
+/// A request body that is read on when its handler has had enough.
+///
+/// Closing a connection on which the client still writes resets it, and the client then reports
+/// the broken write instead of the reply that says why (`docker cp` into a container that does not
+/// exist). So what is left is thrown away for a while, in which the client sees the reply.
+#[derive(Debug)]
+pub(crate) struct Lingering<B>(Option<B>)
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static;
+
+impl<B> Lingering<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    pub(crate) const fn new(body: B) -> Self {
+        Self(Some(body))
+    }
+}
+
+impl<B> http_body::Body for Lingering<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, B::Error>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.0 = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.0.as_ref().map_or_else(Default::default, http_body::Body::size_hint)
+    }
+}
+
+impl<B> Drop for Lingering<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    fn drop(&mut self) {
+        let Some(mut body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let rest = async { while matches!(body.frame().await, Some(Ok(_))) {} };
+            // A longer body has had its time.
+            let _ = tokio::time::timeout(limits::LINGER, rest).await;
+        });
+    }
 }
 
 #[cfg(test)]

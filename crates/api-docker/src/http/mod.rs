@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-pub(crate) use body::Json;
+pub(crate) use body::{Json, Lingering};
 pub(crate) use error::{ApiError, ApiResult};
 pub(crate) use query::Query;
 pub use version::ApiVersion;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::response::Response;
+use futures::future::BoxFuture;
 use futures::stream;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, Version, header};
@@ -35,6 +36,9 @@ use crate::server::Hangup;
 const CHUNK: usize = 32 * 1024;
 /// Time for the HTTP layer to hand the connection over once `101` is written.
 const HANDOVER: Duration = Duration::from_secs(30);
+/// Time for the end of a process to become known after the end of its output. A process that
+/// closed its output and goes on must not keep its client.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Time for a client to take a last message.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -44,6 +48,9 @@ pub(crate) struct Streams {
     pub output: Box<dyn AsyncRead + Send + Unpin>,
     /// Standard input of the process, when the client asked for it.
     pub input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Awaited between the end of output and the end of the connection, for what the client will
+    /// ask about then; at most [`SETTLE`].
+    pub settled: Option<BoxFuture<'static, ()>>,
 }
 
 impl fmt::Debug for Streams {
@@ -162,7 +169,7 @@ where
     W: AsyncWrite + Unpin,
     F: Future<Output = ApiResult<Streams>>,
 {
-    let streams = match open.await {
+    let Streams { output, input, settled } = match open.await {
         Ok(streams) => streams,
         Err(error) => {
             let text = failure(terms.framing, &error);
@@ -177,8 +184,8 @@ where
     };
     let filter = (terms.framing == Framing::Raw).then(|| DetachFilter::new(terms.detach));
     let end = {
-        let output = pump_output(streams.output, &mut write);
-        let input = pump_input(read, streams.input, filter);
+        let output = pump_output(output, &mut write);
+        let input = pump_input(read, input, filter);
         tokio::pin!(output, input);
         tokio::select! {
             // Either branch may be dropped: a partly moved chunk has no reader any more.
@@ -189,6 +196,10 @@ where
             }
         }
     };
+    if let (End::Output, Some(settled)) = (&end, settled) {
+        // Not known in time: then the client sees a process that still runs, which may be true.
+        let _ = tokio::time::timeout(SETTLE, settled).await;
+    }
     let _ = tokio::time::timeout(FAREWELL, write.shutdown()).await;
     end
 }
@@ -361,7 +372,11 @@ mod tests {
         let (input, to_process) = duplex(1024);
         let (read, write) = tokio::io::split(ours);
         let session = tokio::spawn(session(read, write, terms(framing), async {
-            Ok(Streams { output: Box::new(from_process), input: Some(Box::new(to_process)) })
+            Ok(Streams {
+                output: Box::new(from_process),
+                input: Some(Box::new(to_process)),
+                settled: None,
+            })
         }));
         Rig { client, output, input, session }
     }
@@ -419,6 +434,28 @@ mod tests {
         let mut seen = Vec::new();
         client.read_to_end(&mut seen).await.unwrap();
         assert_eq!(seen, b"\x01\0\0\0\0\0\0\x11no such program\r\n");
+    }
+
+    #[tokio::test]
+    async fn the_end_is_told_when_it_is_known() {
+        let (mut client, ours) = duplex(1024);
+        let (read, write) = tokio::io::split(ours);
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let open = async {
+            Ok(Streams {
+                output: Box::new(&b"out"[..]),
+                input: None,
+                settled: Some(Box::pin(async { told.await.unwrap() })),
+            })
+        };
+        let session = tokio::spawn(session(read, write, terms(Framing::Raw), open));
+        let mut seen = [0; 3];
+        client.read_exact(&mut seen).await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), client.read_u8());
+        assert!(early.await.is_err(), "the connection must stay until the end is known");
+        tell.send(()).unwrap();
+        assert!(client.read_u8().await.is_err());
+        assert_eq!(session.await.unwrap(), End::Output);
     }
 
     #[tokio::test]
