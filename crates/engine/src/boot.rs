@@ -23,6 +23,7 @@ use crate::container::actor::{self, Volatile};
 use crate::container::record::{ExitFile, Record};
 use crate::container::state::{Event, Frozen, Phase};
 use crate::engine::{Inner, Rebuild};
+use crate::lifecycle::create::CommitError;
 use crate::lifecycle::{cleanup, start};
 
 pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(), EngineError> {
@@ -33,6 +34,7 @@ pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(),
         .await
         .map_err(|e: StoreError| EngineError::wrap("load the containers", e))?;
     if rebuild == Rebuild::FromCopies {
+        records = forget_removed(engine, records).await;
         records.extend(from_copies(engine, &records).await?);
     }
     let loaded = engine
@@ -119,10 +121,13 @@ pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(),
             tracing::error!(error, "cannot restore the networks");
         }
     }
-    // Listed before anybody can create: what is made from now on is not among them.
-    let strays = Strays::list(engine);
-    let sweeper = Arc::clone(engine);
-    engine.tasks.spawn(async move { strays.remove(&sweeper).await });
+    // After a loss nothing is called a stray: it may be what the rows are missing.
+    if rebuild == Rebuild::No {
+        // Listed before anybody can create: what is made from now on is not among them.
+        let strays = Strays::list(engine);
+        let sweeper = Arc::clone(engine);
+        engine.tasks.spawn(async move { strays.remove(&sweeper).await });
+    }
     Ok(())
 }
 
@@ -155,6 +160,28 @@ fn prefer_copy(record: &mut Record, dir: &std::path::Path) {
     }
 }
 
+/// After a quarantine: rows of the older copy whose containers were removed since are dropped.
+async fn forget_removed(engine: &Inner, records: Vec<Record>) -> Vec<Record> {
+    let (here, gone): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(|r| engine.config.container_dir(&r.id).exists());
+    for record in gone {
+        let id = record.id.clone();
+        let result = engine
+            .store
+            .write(move |tx| {
+                pouch_volume::release(tx, &record.id)?;
+                Record::delete(tx, &record.id)?;
+                Ok::<_, CommitError>(pouch_image::release_image(tx, &record.image, &record.id)?)
+            })
+            .await;
+        if let Err(error) = result {
+            let error = pouch_types::error::chain(&error);
+            tracing::error!(container.id = %id, error, "cannot forget a removed container");
+        }
+    }
+    here
+}
+
 /// After a quarantine: the records beside the containers, put back into the store.
 async fn from_copies(engine: &Inner, known: &[Record]) -> Result<Vec<Record>, EngineError> {
     let base = engine.config.data_root.join("containers");
@@ -179,7 +206,12 @@ async fn from_copies(engine: &Inner, known: &[Record]) -> Result<Vec<Record>, En
             }
         };
         let row = record.clone();
-        let result = engine.store.write(move |tx| row.insert_with_uses(tx)).await;
+        let mut result = engine.store.write(move |tx| row.insert_with_uses(tx)).await;
+        if let Err(CommitError::Image(_) | CommitError::Volume(_)) = &result {
+            // What it used is lost too. A container that runs is still better known than not.
+            let row = record.clone();
+            result = engine.store.write(move |tx| Ok(row.insert(tx)?)).await;
+        }
         match result {
             Ok(()) => rebuilt.push(record),
             Err(error) => {

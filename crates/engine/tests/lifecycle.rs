@@ -1,5 +1,7 @@
 //! The engine over real seams: shim, runtime, overlay, store. Needs root and the built programs.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -11,12 +11,14 @@
 //! A reserve file beside the database is given up when the disk is nearly full, so that stopping
 //! and removing still work then.
 //!
-//! A damaged database is moved aside (`<path>.corrupt-<seconds>`) and a fresh one opened; the
-//! engine then rebuilds what it can from the records beside the containers. A newer schema than
+//! A damaged database is moved aside (`<path>.corrupt-<seconds>`) and the last copy of it, made
+//! about a second after each change, opened instead; the engine adds what it can from the records
+//! beside the containers. A newer schema than
 //! this build knows is refused, never altered.
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod open;
 mod reserve;
 mod writer;
@@ -137,7 +139,9 @@ impl Store {
     pub fn open(path: &std::path::Path, schemas: &[Schema]) -> Result<Opened, OpenError> {
         let (writing, reading, quarantined) = open::open(path, schemas)?;
         let (sender, receiver) = mpsc::channel(writer::QUEUE);
-        writer::spawn(writing, receiver, reserve::Reserve::beside(path))?;
+        let notice = backup::Notice::default();
+        backup::spawn(path, notice.clone())?;
+        writer::spawn(writing, receiver, reserve::Reserve::beside(path), notice)?;
         let store = Self { writer: sender, reader: Arc::new(std::sync::Mutex::new(reading)) };
         Ok(Opened { store, quarantined })
     }
@@ -309,6 +313,27 @@ mod tests {
                 .unwrap();
             assert_eq!(rows, 0);
         }
+    }
+
+    #[tokio::test]
+    async fn the_copy_takes_the_place_of_a_damaged_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let store = open(dir.path()).store;
+        put(&store, "kept", 1).await.unwrap();
+        let begun = std::time::Instant::now();
+        while !crate::backup::path(&path).exists() {
+            assert!(begun.elapsed().as_secs() < 20, "no copy was made");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        drop(store);
+        while dir.path().join("db-wal").exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        std::fs::write(&path, b"not a database, whatever it says").unwrap();
+        let opened = open(dir.path());
+        assert!(opened.quarantined.is_some());
+        assert_eq!(count(&opened.store).await, 1);
     }
 
     #[test]

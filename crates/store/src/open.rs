@@ -71,7 +71,7 @@ pub(crate) fn open(path: &Path, schemas: &[Schema]) -> Result<Connections, OpenE
         Err(error) if is_damage(&error) => {
             let moved = quarantine(path)
                 .map_err(|source| OpenError::Quarantine { path: path.to_owned(), source })?;
-            (connect_checked(path).map_err(wrap)?, Some(moved))
+            (from_copy(path).map_err(wrap)?, Some(moved))
         }
         Err(error) => return Err(wrap(error)),
     };
@@ -83,6 +83,22 @@ pub(crate) fn open(path: &Path, schemas: &[Schema]) -> Result<Connections, OpenE
     .and_then(|c| c.busy_timeout(Duration::from_secs(5)).map(|()| c))
     .map_err(wrap)?;
     Ok((writing, reading, quarantined))
+}
+
+/// Opens the last copy in place of what was lost; without a usable one, a fresh database.
+fn from_copy(path: &Path) -> rusqlite::Result<Connection> {
+    let copied = std::fs::copy(crate::backup::path(path), path).is_ok();
+    match connect_checked(path) {
+        Err(error) if copied && is_damage(&error) => {
+            for suffix in ["", "-wal", "-shm"] {
+                let mut name = path.as_os_str().to_owned();
+                name.push(suffix);
+                let _ = std::fs::remove_file(PathBuf::from(name));
+            }
+            connect_checked(path)
+        }
+        other => other,
+    }
 }
 
 fn connect_checked(path: &Path) -> rusqlite::Result<Connection> {

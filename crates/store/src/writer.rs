@@ -7,6 +7,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::StoreError;
+use crate::backup::Notice;
 use crate::reserve::Reserve;
 
 /// Requests that may wait; a sender beyond them waits in turn.
@@ -54,15 +55,21 @@ pub(crate) fn spawn(
     mut connection: Connection,
     queue: mpsc::Receiver<Request>,
     reserve: Reserve,
+    notice: Notice,
 ) -> io::Result<()> {
     std::thread::Builder::new()
         .name("store".into())
         .stack_size(512 * 1024)
-        .spawn(move || run(&mut connection, queue, reserve))
+        .spawn(move || run(&mut connection, queue, reserve, &notice))
         .map(drop)
 }
 
-fn run(connection: &mut Connection, mut queue: mpsc::Receiver<Request>, mut reserve: Reserve) {
+fn run(
+    connection: &mut Connection,
+    mut queue: mpsc::Receiver<Request>,
+    mut reserve: Reserve,
+    notice: &Notice,
+) {
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH {
@@ -73,7 +80,9 @@ fn run(connection: &mut Connection, mut queue: mpsc::Receiver<Request>, mut rese
         }
         reserve.adjust();
         commit(connection, batch);
+        notice.changed();
     }
+    notice.close();
 }
 
 fn commit(connection: &mut Connection, batch: Vec<Request>) {

@@ -206,6 +206,15 @@ impl Shim {
         }
     }
 
+    /// Whether the shim answers at all.
+    async fn answers(&self) -> bool {
+        let Some(client) = &self.client else { return false };
+        let request = proto::StateRequest { id: self.id.to_string(), ..Default::default() };
+        let context = ttrpc::context::with_duration(LOAD);
+        let state = tokio::time::timeout(LOAD, client.state(context, &request)).await;
+        matches!(state, Ok(Ok(_) | Err(ttrpc::Error::RpcStatus(_))))
+    }
+
     fn task(&self, client: TaskClient, pid: u32) -> LocalTask {
         LocalTask::new(client, self.id.clone(), self.bundle.join("io.sock"), pid)
     }
@@ -380,7 +389,13 @@ impl Container for Shim {
                 let request =
                     proto::DeleteRequest { id: self.id.to_string(), ..Default::default() };
                 let context = ttrpc::context::with_duration(QUICK);
-                match tokio::time::timeout(QUICK, client.delete(context, &request)).await {
+                let mut deleted = std::pin::pin!(client.delete(context, &request));
+                // A delete may take its time; a shim that does not even say what it holds hangs.
+                let mut answer = tokio::time::timeout(LOAD, &mut deleted).await;
+                if answer.is_err() && self.answers().await {
+                    answer = tokio::time::timeout(QUICK, &mut deleted).await;
+                }
+                match answer {
                     Ok(Ok(_)) => true,
                     Ok(Err(ttrpc::Error::RpcStatus(status))) => {
                         status.code() == ttrpc::Code::NOT_FOUND && self.request.is_some()

@@ -205,7 +205,7 @@ impl Task for LocalTask {
             }),
             ..Default::default()
         };
-        call!(self, exec, "exec", RUNTIME, request)?;
+        call!(self, exec, "exec", QUICK, request)?;
         Ok(Arc::new(Self {
             client: self.client.clone(),
             id: self.id.clone(),

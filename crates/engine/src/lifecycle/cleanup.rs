@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use pouch_containerd::{ExitStatus, LoadedTask};
 use pouch_types::Signal;
 
-use crate::container::Container;
 use crate::container::record::ExitFile;
 use crate::container::state::{Event, Exit, Phase};
+use crate::container::{Container, Snapshot};
 use crate::engine::Inner;
 use crate::failpoint;
 
@@ -53,20 +53,24 @@ pub(crate) async fn supervisor_lost(container: &Container) {
 pub(crate) async fn kill(container: &Container, generation: u64) {
     let mut watch = container.watch();
     let task = container.run().task.clone();
-    if let Some(task) = task {
-        if let Err(error) = task.kill(Signal::KILL).await {
-            tracing::debug!(container.id = %container.id, %error, "SIGKILL was not delivered");
+    let ended = async {
+        if let Some(task) = task {
+            if let Err(error) = task.kill(Signal::KILL).await {
+                tracing::debug!(container.id = %container.id, %error, "SIGKILL was not delivered");
+            }
+            // The v1 freezer holds even a killed process.
+            if container.snapshot().phase == Phase::Paused
+                && let Err(error) = task.resume().await
+            {
+                tracing::debug!(container.id = %container.id, %error, "cannot thaw for SIGKILL");
+            }
         }
-        // The v1 freezer holds even a killed process.
-        if container.snapshot().phase == Phase::Paused
-            && let Err(error) = task.resume().await
-        {
-            tracing::debug!(container.id = %container.id, %error, "cannot thaw for SIGKILL");
-        }
-    }
-    let ended = watch.wait_for(|s| {
-        s.generation != generation || !matches!(s.phase, Phase::Running | Phase::Paused)
-    });
+        let over = |s: &Snapshot| {
+            s.generation != generation || !matches!(s.phase, Phase::Running | Phase::Paused)
+        };
+        // An error means that the container is gone, which is an end too.
+        let _ = watch.wait_for(over).await;
+    };
     if tokio::time::timeout(KILL_PATIENCE, ended).await.is_err() {
         tracing::warn!(container.id = %container.id, "SIGKILL had no effect; forcing the shim");
         force(container, generation).await;
