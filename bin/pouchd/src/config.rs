@@ -122,7 +122,10 @@ impl TryFrom<SizeText> for Size {
                 };
                 let number: u64 =
                     digits.trim().parse().map_err(|_| format!("invalid size {text:?}"))?;
-                number.checked_mul(factor).map(Self).ok_or(format!("size {text:?} is too large"))
+                number
+                    .checked_mul(factor)
+                    .map(Self)
+                    .ok_or_else(|| format!("size {text:?} is too large"))
             }
         }
     }

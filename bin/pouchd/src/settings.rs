@@ -55,8 +55,9 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, ConfigError> {
 impl Settings {
     pub(crate) fn resolve(args: Args, file: FileConfig) -> Result<Self, ConfigError> {
         refuse_unsupported(&args, &file)?;
-        let data_root = args.data_root.or(file.data_root).unwrap_or("/var/lib/pouch".into());
-        let exec_root = args.exec_root.or(file.exec_root).unwrap_or("/run/pouch".into());
+        let data_root =
+            args.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/pouch".into());
+        let exec_root = args.exec_root.or(file.exec_root).unwrap_or_else(|| "/run/pouch".into());
         for (name, path) in [("data-root", &data_root), ("exec-root", &exec_root)] {
             if !path.is_absolute() {
                 return refuse(format!("{name} {} is not an absolute path", path.display()));
@@ -156,7 +157,8 @@ impl Settings {
         };
         let debug = args.debug || file.debug.unwrap_or(false);
         let log_level = args.log_level.or(file.log_level);
-        let log_level = log_level.unwrap_or(if debug { "debug".into() } else { "info".into() });
+        let log_level =
+            log_level.unwrap_or_else(|| if debug { "debug".into() } else { "info".into() });
         if !["trace", "debug", "info", "warn", "error", "fatal"].contains(&&*log_level) {
             return refuse(format!("invalid log-level {log_level:?}"));
         }
@@ -166,7 +168,7 @@ impl Settings {
             shim: sibling("containerd-shim-pouch-v2"),
             hosts,
             group: args.group.or(file.group),
-            pidfile: args.pidfile.or(file.pidfile).unwrap_or("/var/run/pouchd.pid".into()),
+            pidfile: args.pidfile.or(file.pidfile).unwrap_or_else(|| "/var/run/pouchd.pid".into()),
             log_level,
             insecure_registries: or(args.insecure_registries, file.insecure_registries),
             registry_mirrors: or(args.registry_mirrors, file.registry_mirrors),
@@ -264,7 +266,7 @@ fn runtimes(
         };
         runtimes.insert(name, RuntimeConfig { path: Some(path), ..runtime });
     }
-    let default = default.unwrap_or(OWN_RUNTIME.to_owned());
+    let default = default.unwrap_or_else(|| OWN_RUNTIME.to_owned());
     if !runtimes.contains_key(&default) {
         return refuse(format!("default-runtime {default:?} is not among the runtimes"));
     }
