@@ -10,7 +10,7 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 release: ## Static release binaries into dist/
-	cargo build --release --locked $(PROGRAMS:%=-p %)
+	cargo build --release --locked $(PROGRAMS:%=--bin %)
 	@mkdir -p dist
 	@# Into place by rename: a program that runs cannot be written to.
 	@for program in $(PROGRAMS); do \

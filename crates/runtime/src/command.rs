@@ -59,11 +59,17 @@ impl Command {
     }
 }
 
-/// Puts signal handling back to what a fresh process expects: the Rust runtime ignores SIGPIPE,
-/// and ignored signals and blocked masks survive an execution.
+/// SIGSYS; nobody ignores real-time signals for others.
+const LAST_STANDARD_SIGNAL: libc::c_int = 31;
+
+/// Puts signal handling back to what a fresh process expects: the Rust runtime ignores SIGPIPE, a
+/// shell that started the daemon in the background SIGINT and SIGQUIT, and ignored signals and
+/// blocked masks survive an execution.
 pub(crate) fn reset_signals() -> Result<(), RuntimeError> {
-    // SAFETY: installs no handler.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    for signal in 1..=LAST_STANDARD_SIGNAL {
+        // SAFETY: installs no handler. Those that cannot be changed are refused, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the pointer is to a set that the call initialises.
     unsafe { libc::sigemptyset(none.as_mut_ptr()) };

@@ -322,7 +322,7 @@ mod tests {
         let store = open(dir.path()).store;
         put(&store, "kept", 1).await.unwrap();
         let begun = std::time::Instant::now();
-        while !crate::backup::path(&path).exists() {
+        while !backup::path(&path).exists() {
             assert!(begun.elapsed().as_secs() < 20, "no copy was made");
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }

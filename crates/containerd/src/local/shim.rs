@@ -35,6 +35,9 @@ const QUICK: Duration = Duration::from_secs(10);
 /// A shim that is loaded at boot must not delay the others for long.
 const LOAD: Duration = Duration::from_secs(2);
 
+/// By how much the transport's deadline is behind ours, so that our own error comes first.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// URI that asks the shim to hold a stream itself.
 const HELD: &str = "pouch-io:";
 
@@ -368,7 +371,7 @@ impl Container for Shim {
             options: MessageField::some(self.options(create, stdio)?),
             ..Default::default()
         };
-        let context = ttrpc::context::with_duration(CREATE);
+        let context = ttrpc::context::with_duration(CREATE + GRACE);
         let answer = tokio::time::timeout(CREATE, client.create(context, &request))
             .await
             .map_err(|_| Error::Deadline {

@@ -20,13 +20,16 @@ use crate::{Error, Process, Result, Stdin, Stdio, Task, Terminal};
 const QUICK: Duration = Duration::from_secs(10);
 /// What runs the OCI runtime.
 const RUNTIME: Duration = Duration::from_secs(30);
+/// By how much the transport's deadline is behind ours.
+const GRACE: Duration = Duration::from_secs(2);
 /// Longest answer of the io socket to its one-line request.
 const HELLO_MAX: usize = 4096;
 
 /// Awaits one call with a deadline and names the stage in errors.
 macro_rules! call {
     ($self:expr, $method:ident, $stage:literal, $limit:expr, $request:expr) => {{
-        let context = ttrpc::context::with_duration($limit);
+        // Longer than ours, so that our own error, which names the stage, comes first.
+        let context = ttrpc::context::with_duration($limit + GRACE);
         tokio::time::timeout($limit, $self.client.$method(context, &$request))
             .await
             .map_err(|_| Error::Deadline {
