@@ -13,6 +13,7 @@ use pouch_store::Store;
 use pouch_types::ContainerId;
 use pouch_volume::Volumes;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::EngineConfig;
@@ -79,6 +80,8 @@ pub(crate) struct Inner {
     pub(crate) host: pouch_oci::HostFeatures,
     pub(crate) boot_id: String,
     pub(crate) version: system::Version,
+    /// Set when the daemon ends: what only watches stops.
+    pub(crate) closing: CancellationToken,
     /// What the daemon's end waits for: changes under way. Actors, probes and delays are not here.
     pub(crate) tasks: TaskTracker,
 }
@@ -115,12 +118,14 @@ impl Engine {
             host,
             boot_id,
             version: system::Version::detect(),
+            closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         let engine = Self { inner };
         crate::boot::restore(&engine.inner, seams.rebuild).await?;
         let listener = Arc::clone(&engine.inner);
         tokio::spawn(listen(listener, seams.backend_events));
+        tokio::spawn(guard_rules(Arc::clone(&engine.inner)));
         Ok(engine)
     }
 
@@ -172,6 +177,7 @@ impl Engine {
 
     /// Ends the engine in order: what must not be half-done is finished, containers go on.
     pub async fn close(&self) {
+        self.inner.closing.cancel();
         self.inner.tasks.close();
         // A stop that waits for its container may take long; what is left is taken up again from
         // the records.
@@ -217,6 +223,16 @@ pub(crate) fn view_attributes(view: &ContainerView) -> BTreeMap<String, String> 
     attributes.insert("name".to_owned(), view.name.to_string());
     attributes.insert("image".to_owned(), view.spec.image_name.clone());
     attributes
+}
+
+/// Puts packet rules back that somebody else deletes.
+async fn guard_rules(engine: Arc<Inner>) {
+    // Cancel-safe: a watch may be dropped at any time.
+    let ended = engine.closing.run_until_cancelled(engine.networks.watch()).await;
+    if let Some(Err(error)) = ended {
+        let error = pouch_types::error::chain(&error);
+        tracing::error!(error, "packet rules are no longer watched");
+    }
 }
 
 /// Takes what shims report to the containers that it concerns.
