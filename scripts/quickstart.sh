@@ -11,8 +11,9 @@ state=$dist/.quickstart
 pouch=$dist/pouch
 
 [ "$(id -u)" = 0 ] || { echo "quickstart must run as root" >&2; exit 1; }
-say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
-show() { printf '\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+if [ -t 1 ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold='' plain=''; fi
+say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
+show() { printf '%s$ %s%s\n' "$bold" "$*" "$plain"; "$@"; }
 unset DOCKER_HOST DOCKER_CONTEXT
 
 # The running daemon's pid, if it is one that quickstart started.
@@ -71,7 +72,7 @@ say "making an image from /bin/busybox"
 if "$pouch" image inspect busybox > /dev/null 2>&1; then
     echo "busybox is there already"
 else
-    printf '\033[1m$ scripts/busybox-image.sh | pouch import - busybox\033[0m\n'
+    echo "$bold\$ scripts/busybox-image.sh | pouch import - busybox$plain"
     # In two steps: a pipe would hide a failure of the first.
     archive=$(mktemp)
     trap 'rm -f "$archive"' EXIT
@@ -87,11 +88,12 @@ show "$pouch" ps -a
 
 cat << END
 
-$(printf '\033[1m')What to type next$(printf '\033[0m')
+${bold}What to type next$plain
   dist/pouch run -it --rm busybox sh                   a shell in a container
   dist/pouch run -d --name web -p 8080:80 busybox httpd -f -h /etc
   curl localhost:8080/passwd                           what it serves
-  dist/pouch logs $hello                       dist/pouch --help for all commands
+  dist/pouch logs $hello                         what the first one said
+  dist/pouch --help                                    all commands
   DOCKER_HOST=unix://$socket docker run --rm busybox echo "the docker CLI works too"
   make quickdown                                       stop and remove everything
 END
