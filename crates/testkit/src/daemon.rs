@@ -36,6 +36,8 @@ pub struct Daemon {
     netns: Netns,
     flags: Vec<String>,
     child: Option<Child>,
+    /// How often it was started.
+    pub(crate) starts: u32,
 }
 
 impl Daemon {
@@ -47,12 +49,11 @@ impl Daemon {
         let dir = tempfile::Builder::new().prefix("pt").tempdir_in("/var/tmp").unwrap();
         std::fs::create_dir(dir.path().join("home")).unwrap();
         let netns = Netns::new(tag.clone());
-        let mut daemon = Self { dir, tag, netns, flags: host.flags, child: None };
+        let mut daemon = Self { dir, tag, netns, flags: host.flags, child: None, starts: 0 };
         daemon.spawn(&[]);
         if !host.bare {
             daemon.import("busybox", crate::busybox(), &["CMD [\"sh\"]"]);
-            // What the first container brings into being stays: bridge, rules, caches.
-            daemon.docker(&["run", "--rm", "busybox", "true"]).check();
+            daemon.warm_up();
         }
         if !host.environment.is_empty() {
             daemon.stop();
@@ -100,6 +101,13 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.child = Some(child);
+        self.starts += 1;
+    }
+
+    /// Brings into being what stays after the first use: bridge, rules, caches, the engine's id.
+    pub(crate) fn warm_up(&self) {
+        self.get("/info").is(200);
+        self.docker(&["run", "--rm", "busybox", "true"]).check();
     }
 
     fn answers(&self) -> bool {
@@ -224,6 +232,29 @@ impl Daemon {
     pub fn crash(&mut self) {
         self.kill9();
         self.start_again();
+    }
+
+    /// What a power failure leaves: data on disk. Processes, mounts, control groups, links, packet
+    /// rules and the state directory are gone. Only the kernel's boot id stays what it was.
+    pub fn power_off(&mut self) {
+        self.demolish();
+        let _ = std::fs::remove_dir_all(self.exec_root());
+        let netns = &self.netns;
+        for words in [&["ip", "link", "delete", &self.bridge()][..], &["nft", "flush", "ruleset"]] {
+            let _ = netns.command(words[0]).args(&words[1..]).stderr(Stdio::null()).status();
+        }
+        let _ = std::fs::remove_file(self.path("pid"));
+    }
+
+    /// The census of a stopped daemon: what is on disk and in the kernel.
+    ///
+    /// # Panics
+    ///
+    /// When the daemon runs.
+    #[must_use]
+    pub fn census_of_disk(&self) -> Census {
+        assert!(self.child.is_none(), "the daemon runs");
+        self.census()
     }
 
     /// Sends a signal to the daemon.

@@ -51,11 +51,16 @@ impl Host {
         if !ready() {
             return;
         }
+        let bare = self.bare;
         let mut daemon = Daemon::start(self);
         let result = catch_unwind(AssertUnwindSafe(|| {
             let before = daemon.settled();
+            let starts = daemon.starts;
             test(&mut daemon);
             daemon.clear();
+            if daemon.starts != starts && !bare {
+                daemon.warm_up();
+            }
             daemon.assert_nothing_since(&before);
             daemon.stop();
             daemon.assert_gone();

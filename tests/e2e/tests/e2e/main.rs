@@ -1,0 +1,27 @@
+//! The programs as users run them: the stock docker CLI, ours, and bare HTTP against real daemons.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+mod attach;
+mod bad_input;
+mod cli;
+mod copy;
+mod crash;
+mod events;
+mod exec;
+mod failpoints;
+mod hardening;
+mod health;
+mod images;
+mod inspect;
+mod lifecycle;
+mod limits;
+mod logs;
+mod network;
+mod never_hangs;
+mod options;
+mod programs;
+mod restart_policy;
+mod run;
+mod serving;
+mod volumes;
