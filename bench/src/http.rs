@@ -15,7 +15,7 @@ pub(crate) enum Error {
     Connect { path: PathBuf, source: io::Error },
     #[error("{request}")]
     Io { request: String, source: io::Error },
-    #[error("{request}: the answer is not HTTP/1.1 ({what})")]
+    #[error("{request}: the answer is not HTTP/1 ({what})")]
     Protocol { request: String, what: &'static str },
 }
 
@@ -164,12 +164,15 @@ fn read_head(connection: &mut impl BufRead) -> Result<Head, Broken> {
     if line.is_empty() {
         return Err(Broken::Protocol("closed before the status line"));
     }
-    let status = line
-        .strip_prefix("HTTP/1.1 ")
-        .and_then(|rest| rest.get(..3))
-        .and_then(|code| code.parse().ok())
-        .ok_or(Broken::Protocol("status line"))?;
-    let mut head = Head { status, ..Head::default() };
+    // A server may say 1.0 for a stream that ends with its connection.
+    let (old, rest) = match (line.strip_prefix("HTTP/1.1 "), line.strip_prefix("HTTP/1.0 ")) {
+        (Some(rest), _) => (false, rest),
+        (None, Some(rest)) => (true, rest),
+        (None, None) => return Err(Broken::Protocol("status line")),
+    };
+    let status = rest.get(..3).and_then(|code| code.parse().ok());
+    let status = status.ok_or(Broken::Protocol("status code"))?;
+    let mut head = Head { status, close: old, ..Head::default() };
     loop {
         line.clear();
         input.read_line(&mut line)?;
@@ -184,7 +187,7 @@ fn read_head(connection: &mut impl BufRead) -> Result<Head, Broken> {
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             head.chunked = value.eq_ignore_ascii_case("chunked");
         } else if name.eq_ignore_ascii_case("connection") {
-            head.close = value.eq_ignore_ascii_case("close");
+            head.close |= value.eq_ignore_ascii_case("close");
         }
     }
 }
@@ -244,9 +247,12 @@ mod tests {
         let parsed =
             head("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap_or_default();
         assert!(parsed.chunked && parsed.length.is_none() && !parsed.close);
+        let parsed = head("HTTP/1.0 200 OK\r\n\r\n").unwrap_or_default();
+        assert!(parsed.close && parsed.status == 200);
         for bad in [
             "",
-            "HTTP/1.0 200 OK\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+            "HTTP/1.1 2x0 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
             "HTTP/1.1 200 OK\r\n",
         ] {

@@ -17,6 +17,10 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    #[error(
+        "engine {name} has {shims} shims for {containers} containers: their memory is not known"
+    )]
+    Shims { name: String, shims: usize, containers: u32 },
     #[error("engine {name}")]
     Docker { name: String, source: docker::Error },
     #[error("memory of engine {name}")]
@@ -193,7 +197,10 @@ impl Scenarios {
     fn shims(&mut self, engine: &Subject) -> Result<(), Error> {
         let count = self.parallel;
         let shims = engine.memory(memory::shims)?;
-        // Counts of processes and bytes are exact in an f64.
+        if u32::try_from(shims.len()) != Ok(count) {
+            let name = engine.name.clone();
+            return Err(Error::Shims { name, shims: shims.len(), containers: count });
+        }
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let mean = shims.iter().sum::<u64>() as f64 / f64::from(count);
         let row = format!("PSS of shims per container, {count} running");
