@@ -27,6 +27,10 @@ use crate::{EngineError, exec, system};
 /// Time for work under way at the end of the daemon.
 const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// Time for taking an unused network down: links and rules wait for other users of the kernel's
+/// one lock for them.
+const NETWORK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(8);
+
 /// What the engine stands on, opened by the daemon.
 #[derive(Debug)]
 pub struct Seams {
@@ -125,7 +129,8 @@ impl Engine {
         crate::boot::restore(&engine.inner, seams.rebuild).await?;
         let listener = Arc::clone(&engine.inner);
         tokio::spawn(listen(listener, seams.backend_events));
-        tokio::spawn(guard_rules(Arc::clone(&engine.inner)));
+        // Waited for at the end: it must not put back what the end takes down.
+        engine.inner.tasks.spawn(guard_rules(Arc::clone(&engine.inner)));
         Ok(engine)
     }
 
@@ -186,7 +191,7 @@ impl Engine {
         }
         // Bridge and rules stay only for containers that go on, so that a daemon which is not
         // started again leaves the host as it found it.
-        match tokio::time::timeout(CLOSE_PATIENCE, self.inner.networks.close_unused()).await {
+        match tokio::time::timeout(NETWORK_PATIENCE, self.inner.networks.close_unused()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "cannot take the unused network down"),
             Err(_) => tracing::warn!("taking the unused network down takes too long"),

@@ -57,6 +57,8 @@ impl Engine {
                 }
             }
         };
+        let attributes = crate::engine::view_attributes(&view);
+        self.inner.announce_container("attach", &view.id, attributes);
         if past.is_empty() {
             return Ok(attached);
         }

@@ -14,7 +14,7 @@ use libcontainer::container::State;
 use libcontainer::oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain};
 use libcontainer::rootfs::RootFS;
 use libcontainer::syscall::syscall::create_syscall;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::{Gid, Uid};
 
 use crate::cgroup::Entry;
@@ -200,6 +200,15 @@ impl Init<'_> {
 
     /// Mounts, devices and links below the root file system, and the hooks that see it there.
     fn make_root(&self) -> Result<(), RuntimeError> {
+        let pid = LinuxNamespaceType::Pid;
+        if self.plan.has(pid) && !self.plan.is_new(pid) {
+            // In a joined pid namespace our own pid is not that of the /proc we came with, by which
+            // the library looks at itself. This one goes with the old root.
+            let alone = MountPropagationFlags::PRIVATE;
+            rustix::mount::mount_change("/proc", alone).call("make /proc private")?;
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            rustix::mount::mount("proc", "/proc", "proc", flags, None).call("mount /proc")?;
+        }
         let bind_devices = self.plan.has(LinuxNamespaceType::User) || in_user_namespace();
         RootFS::new()
             .prepare_rootfs(

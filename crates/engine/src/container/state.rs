@@ -293,7 +293,7 @@ impl State {
             Event::StartFailed { generation, code, error, at } => {
                 next.on_start_failed(generation, code, error, at, rules)
             }
-            Event::StopRequested => next.on_stop_requested()?,
+            Event::StopRequested => next.on_stop_requested(rules)?,
             Event::Exited { generation, exit } => next.on_exited(generation, exit),
             Event::Paused => next.on_paused()?,
             Event::Resumed => next.on_resumed()?,
@@ -414,7 +414,7 @@ impl State {
         self.after_clean(Rules { restart: RestartPolicy::No, ..rules })
     }
 
-    fn on_stop_requested(&mut self) -> Result<Vec<Effect>, Refused> {
+    fn on_stop_requested(&mut self, rules: Rules) -> Result<Vec<Effect>, Refused> {
         match self.phase {
             Phase::Running | Phase::Paused | Phase::Starting => {
                 self.stop_intent = StopIntent::User;
@@ -425,7 +425,8 @@ impl State {
                 self.stop_intent = StopIntent::User;
                 Ok(Vec::new())
             }
-            Phase::Exited if self.dirty => {
+            // It ended, and would start again as soon as it is cleaned up.
+            Phase::Exited if self.dirty && self.starts_again(rules) => {
                 self.start_when_clean = false;
                 self.stop_intent = StopIntent::User;
                 Ok(Vec::new())
@@ -433,6 +434,10 @@ impl State {
             Phase::Created | Phase::Exited => Err(Refused::NotRunning),
             Phase::Removing | Phase::Dead | Phase::Gone => Err(Refused::Removing),
         }
+    }
+
+    fn starts_again(&self, rules: Rules) -> bool {
+        self.start_when_clean || self.clone().restart_delay(rules).is_some()
     }
 
     fn on_exited(&mut self, generation: u64, exit: Exit) -> Vec<Effect> {

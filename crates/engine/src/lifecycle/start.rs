@@ -79,14 +79,20 @@ async fn run(
 
     // Before the shim: its mount namespace is a copy of what is mounted when it starts.
     let netns = make_netns(&network).await?;
+    let request = create_request(engine, container, record, oci)?;
     let (backend, endpoints) = tokio::join!(
-        engine.backend.create(create_request(engine, container, record, oci)?),
+        async {
+            let created = engine.backend.create(request).await;
+            failpoint::hit("start:backend-created");
+            created
+        },
         attach_network(engine, record, &network, netns),
     );
     // Kept before any error returns, so that the clean-up finds it.
     let backend = backend
         .map_err(|e| EngineError::wrap("start the shim", e))
         .inspect(|b| container.run().container = Some(Arc::clone(b)));
+    failpoint::hit("start:backend-created");
     let endpoints = endpoints?;
     let backend = backend?;
     failpoint::hit("start:network-attached");
@@ -359,6 +365,7 @@ async fn attach_network(
     let endpoint = engine.networks.attach(request).await.map_err(|e| {
         EngineError::wrap(format!("failed to set up container networking on {name}"), e)
     })?;
+    crate::engine::announce_network(engine, "connect", &record.id, &endpoint);
     Ok(vec![endpoint_view(endpoint)])
 }
 
