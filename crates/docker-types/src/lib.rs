@@ -31,7 +31,7 @@ pub mod system;
 pub mod volume;
 
 pub use filters::Filters;
-pub use wire::{Empty, Lenient, StrSlice, from_slice};
+pub use wire::{BodyError, Empty, Lenient, StrSlice, from_slice};
 
 /// How Go prints a time that was never set.
 pub const ZERO_TIME: &str = "0001-01-01T00:00:00Z";

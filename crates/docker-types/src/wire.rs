@@ -239,15 +239,41 @@ impl From<StrSlice> for Vec<String> {
     }
 }
 
+/// A body that is not JSON of the shape that is wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// A field that has another shape.
+    #[error("{field}: {source}")]
+    Field {
+        /// Its path, such as `HostConfig.Memory`.
+        field: String,
+        /// What is wrong with it, and where.
+        source: serde_json::Error,
+    },
+    /// No JSON at all, or something behind it.
+    #[error(transparent)]
+    Syntax(#[from] serde_json::Error),
+}
+
 /// Reads a body; `null` and nothing at all are the zero value, as for Go.
 ///
 /// # Errors
 /// When the text is not JSON of that shape.
-pub fn from_slice<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, serde_json::Error> {
+pub fn from_slice<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, BodyError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(T::default());
     }
-    Ok(serde_json::from_slice::<Option<T>>(body)?.unwrap_or_default())
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value: Option<T> = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let field = error.path().to_string();
+        let source = error.into_inner();
+        if field == "." || source.is_syntax() || source.is_eof() {
+            return BodyError::Syntax(source);
+        }
+        BodyError::Field { field, source }
+    })?;
+    reader.end()?;
+    Ok(value.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::container::Container;
 use crate::container::index::Index;
 use crate::container::record::Record;
 use crate::events::{EventBus, EventKind, EventStream};
-use crate::view::ContainerView;
+use crate::view::{ContainerView, EndpointView};
 use crate::{EngineError, exec, system};
 
 /// Time for work under way at the end of the daemon.
@@ -211,6 +211,24 @@ impl Inner {
         attributes: BTreeMap<String, String>,
     ) {
         self.events.publish(EventKind::Container, action, id.as_str(), attributes);
+    }
+
+    /// Tells that a container came to a network (`connect`) or left it (`disconnect`).
+    pub(crate) fn announce_network(
+        &self,
+        action: &str,
+        container: &ContainerId,
+        endpoint: &EndpointView,
+    ) {
+        // A predefined network's name is its driver's, but for `none`.
+        let kind = if endpoint.network == "none" { "null" } else { endpoint.network.as_str() };
+        let attributes = [
+            ("container", container.as_str()),
+            ("name", endpoint.network.as_str()),
+            ("type", kind),
+        ];
+        let attributes = attributes.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        self.events.publish(EventKind::Network, action, &endpoint.network_id, attributes);
     }
 }
 

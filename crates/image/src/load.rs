@@ -88,7 +88,16 @@ impl Images {
         let mut loaded = Vec::new();
         for one in listed {
             let names = one.names.clone();
-            let image = self.load_one(&mut archive, one, owner, progress).await?;
+            let image = match self.load_one(&mut archive, one, owner, progress).await {
+                Ok(image) => image,
+                Err(error) => {
+                    // The client has it all: unlike a download, nothing is worth keeping.
+                    if let Err(error) = self.collect().await {
+                        tracing::warn!(%error, "what a failed load left is collected later");
+                    }
+                    return Err(error);
+                }
+            };
             for name in &names {
                 progress.send(Event::Loaded(Loaded::Name(name.familiar()))).await;
             }

@@ -200,13 +200,18 @@ fn add(
     }
     for device in found {
         if !privileged {
-            set.rules.push(DeviceRule {
+            let rule = |access: &str| DeviceRule {
                 allow: true,
                 kind: Some(device.kind),
                 major: Some(device.major),
                 minor: Some(device.minor),
-                access: asked.permissions.clone(),
-            });
+                access: access.to_owned(),
+            };
+            // The runtime makes the node under these rules itself.
+            if !asked.permissions.contains('m') {
+                set.rules.push(rule("m"));
+            }
+            set.rules.push(rule(&asked.permissions));
         }
         // Two nodes at one path cannot be made; the later request wins, as the last rule does.
         set.devices.retain(|known| known.path != device.path);

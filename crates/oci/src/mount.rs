@@ -39,7 +39,7 @@ const PROC_FILES: [&str; 11] = [
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Mounts {
     pub(crate) list: Vec<Mount>,
-    /// Empty, `rslave` or `shared`.
+    /// Empty, `slave` or `shared`: the words that every runtime knows.
     pub(crate) rootfs_propagation: &'static str,
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn resolve(context: &BuildContext<'_>) -> Result<Mounts, SpecError> {
         list.push(user_mount(mount, context)?);
         rootfs_propagation = match (mount.propagation, rootfs_propagation) {
             (Some(Propagation::Shared | Propagation::Rshared), _) => "shared",
-            (Some(Propagation::Slave | Propagation::Rslave), "") => "rslave",
+            (Some(Propagation::Slave | Propagation::Rslave), "") => "slave",
             (_, before) => before,
         };
     }

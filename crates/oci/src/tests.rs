@@ -225,7 +225,7 @@ fn propagation_reaches_the_root() {
         ..bind("", "/mnt")
     };
     fixture.mounts = vec![with(Propagation::Rslave, SourcePropagation::Shared)];
-    assert_eq!(fixture.build().unwrap().spec.linux.rootfs_propagation, "rslave");
+    assert_eq!(fixture.build().unwrap().spec.linux.rootfs_propagation, "slave");
     fixture.mounts = vec![
         with(Propagation::Rshared, SourcePropagation::Unknown),
         ResolvedMount {

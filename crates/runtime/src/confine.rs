@@ -215,19 +215,20 @@ fn private_proc() -> Result<OwnedFd, RuntimeError> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).call("fsmount(proc)")
 }
 
-/// Goes to the working directory, makes it when it is missing, and checks that it is inside: a
-/// directory of the host that was reached through a descriptor has no path below our root
-/// (CVE-2024-21626).
+/// Goes to the working directory and checks that it is inside: a directory of the host that was
+/// reached through a descriptor has no path below our root (CVE-2024-21626).
 pub(crate) fn enter_directory(path: &Path) -> Result<(), RuntimeError> {
-    match rustix::process::chdir(path) {
-        Err(Errno::NOENT) => {
-            // Below the descriptors of a process nothing can be made; the plain error says so.
-            std::fs::create_dir_all(path).context("create the working directory", path)?;
-            rustix::process::chdir(path).context("enter the working directory", path)?;
-        }
-        other => other.context("enter the working directory", path)?,
-    }
+    rustix::process::chdir(path).context("enter the working directory", path)?;
     check_directory(path)
+}
+
+/// As [`enter_directory`], for a container's first process: makes a directory that is missing.
+pub(crate) fn enter_or_make_directory(path: &Path) -> Result<(), RuntimeError> {
+    if rustix::process::chdir(path) == Err(Errno::NOENT) {
+        // Below the descriptors of a process nothing can be made; the plain error says so.
+        std::fs::create_dir_all(path).context("create the working directory", path)?;
+    }
+    enter_directory(path)
 }
 
 pub(crate) fn check_directory(path: &Path) -> Result<(), RuntimeError> {

@@ -127,7 +127,7 @@ impl Init<'_> {
         let umask = process.user().umask().unwrap_or(0o022);
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
         // The directory may have to be made, so this precedes the read-only root.
-        let entered = confine::enter_directory(process.cwd());
+        let entered = confine::enter_or_make_directory(process.cwd());
         if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
             confine::make_root_readonly()?;
         }
@@ -179,7 +179,7 @@ impl Init<'_> {
             Err(RuntimeError::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>
             {
-                confine::enter_directory(self.bundle.process()?.cwd())
+                confine::enter_or_make_directory(self.bundle.process()?.cwd())
             }
             other => other,
         }

@@ -165,6 +165,11 @@ fn files(dir: &Path, lines: &mut BTreeSet<String>) {
         if name.to_string_lossy().starts_with("pouch.db") {
             continue;
         }
+        // One directory for each runtime that was ever used.
+        if dir.ends_with("x/runtime") {
+            files(&path, lines);
+            continue;
+        }
         lines.insert(format!("file {}", path.display()));
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             // Layers are many files, and immutable. Compiled filters are a cache.

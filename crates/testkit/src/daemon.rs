@@ -387,6 +387,12 @@ impl Daemon {
         u32::try_from(pid).unwrap()
     }
 
+    /// Calls `work` on a thread in a running container's network namespace.
+    pub fn enter_container<T: Send>(&self, container: &str, work: impl FnOnce() -> T + Send) -> T {
+        let pid = self.container_pid(container);
+        crate::netns::enter(Path::new(&format!("/proc/{pid}/ns/net")), work)
+    }
+
     /// The shim of a container: the parent of its first process.
     #[track_caller]
     #[must_use]
@@ -442,8 +448,9 @@ impl Daemon {
         self.docker(&["volume", "prune", "-a", "-f"]).check();
         let list = self.docker(&["images", "-a", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]);
         for line in list.ok().lines().filter(|line| !line.starts_with("busybox:latest ")) {
-            let id = line.split(' ').nth(1).unwrap();
-            self.docker(&["rmi", "-f", id]).check();
+            let (name, id) = line.split_once(' ').unwrap();
+            let unnamed = name.contains("<none>");
+            self.docker(&["rmi", "-f", if unnamed { id } else { name }]).check();
         }
     }
 

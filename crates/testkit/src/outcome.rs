@@ -57,6 +57,16 @@ impl Outcome {
         self
     }
 
+    /// Asserts failure and that `text` comes in either stream: what goes wrong once a connection
+    /// is a stream is said in it.
+    #[track_caller]
+    pub fn says(&self, text: &str) -> &Self {
+        assert_ne!(self.code(), 0, "`{}` succeeded: {}", self.command, self.stdout);
+        let all = format!("{}{}", self.stdout, self.stderr);
+        assert!(all.contains(text), "`{}` does not say {text:?}, but:\n{all}", self.command);
+        self
+    }
+
     /// Asserts failure and that standard error has `text` in it, whatever the case.
     #[track_caller]
     pub fn fails_with(&self, text: &str) -> &Self {

@@ -116,14 +116,23 @@ pub(crate) async fn clean_up(engine: &Arc<Inner>, container: &Arc<Container>) {
                 None => Ok(()),
             }
         },
-        engine.networks.detach(id),
+        async {
+            // Known only as long as the attachment is.
+            let endpoints = engine.networks.endpoints(id).await.unwrap_or_default();
+            engine.networks.detach(id).await.map(|()| endpoints)
+        },
     );
     failpoint::hit("cleanup:task-deleted");
     if let Err(error) = deleted {
         log("the task", &error);
     }
-    if let Err(error) = detached {
-        log("the network", &error);
+    match detached {
+        Ok(endpoints) => {
+            for endpoint in endpoints {
+                engine.announce_network("disconnect", id, &super::start::endpoint_view(endpoint));
+            }
+        }
+        Err(error) => log("the network", &error),
     }
     failpoint::hit("cleanup:network-detached");
     let netns = engine.config.netns_path(id);

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pouch_oci::ImageConfigView;
+use pouch_oci::{BuildContext, HostDevices, ImageConfigView, ResolvedUser};
 use pouch_store::StoreError;
 use pouch_types::spec::{ContainerSpec, Healthcheck, NetworkMode};
 use pouch_types::{Classified, ContainerId, ContainerName, ErrorKind};
@@ -76,6 +76,7 @@ async fn create(
 
     let id = ContainerId::random()
         .map_err(|e| EngineError::new(ErrorKind::Internal, format!("no random bytes: {e}")))?;
+    warnings.extend(rehearse(&engine, &id, &spec)?);
     let layers: Vec<_> = image.diff_ids().copied().collect();
     failpoint::hit("create:before-snapshot");
     let made = async {
@@ -256,6 +257,34 @@ async fn check(engine: &Inner, spec: &ContainerSpec) -> Result<Vec<String>, Engi
         warnings.push("Published ports are discarded when using host network mode".to_owned());
     }
     Ok(warnings)
+}
+
+/// Builds the specification as a start will, for what it refuses and what it warns of. Only what is
+/// found in the root file system, by mounts and by names is left to the start.
+fn rehearse(
+    engine: &Inner,
+    id: &ContainerId,
+    spec: &ContainerSpec,
+) -> Result<Vec<String>, EngineError> {
+    let built = pouch_oci::build(&BuildContext {
+        id,
+        spec,
+        rootfs: "rootfs",
+        user: &ResolvedUser::default(),
+        hostname: "",
+        environment: &[],
+        mounts: &[],
+        namespaces: &super::namespaces::foreseen(spec),
+        init_path: engine.config.init_binary.to_str(),
+        selinux: None,
+        defaults: &super::start::defaults(engine),
+        host: &engine.host,
+        devices: &HostDevices,
+    });
+    built.map(|built| built.warnings).map_err(|error| {
+        let kind = error.kind();
+        EngineError::new(kind, pouch_types::error::chain(&error))
+    })
 }
 
 /// The image's contribution, as far as a container may be steered by an image.

@@ -36,6 +36,23 @@ pub(crate) fn check(engine: &Inner, spec: &ContainerSpec) -> Result<(), EngineEr
     Ok(())
 }
 
+/// The kinds of namespaces of a container that does not run yet: what its options are checked
+/// against. The paths stand for those of containers that need not run now.
+pub(crate) fn foreseen(spec: &ContainerSpec) -> ResolvedNamespaces {
+    let path = |kind: &str| format!("/proc/self/ns/{kind}");
+    ResolvedNamespaces {
+        network: match &spec.network.mode {
+            NetworkMode::Host if !spec.network_disabled => NetworkNamespace::Host,
+            NetworkMode::Container(_) => NetworkNamespace::Joined(path("net")),
+            _ => NetworkNamespace::Own(path("net")),
+        },
+        pid: matches!(spec.namespaces.pid, PidMode::Container(_)).then(|| path("pid")),
+        ipc: matches!(spec.namespaces.ipc, IpcMode::Container(_)).then(|| path("ipc")),
+        shm: None,
+        user: None,
+    }
+}
+
 /// The pid of a container that must run, for one of its namespaces.
 fn joined(engine: &Inner, key: &str) -> Result<(ContainerId, u32), EngineError> {
     let other = engine.index.find(key)?;

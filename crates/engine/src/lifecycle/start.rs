@@ -365,8 +365,9 @@ async fn attach_network(
     let endpoint = engine.networks.attach(request).await.map_err(|e| {
         EngineError::wrap(format!("failed to set up container networking on {name}"), e)
     })?;
-    crate::engine::announce_network(engine, "connect", &record.id, &endpoint);
-    Ok(vec![endpoint_view(endpoint)])
+    let endpoint = endpoint_view(endpoint);
+    engine.announce_network("connect", &record.id, &endpoint);
+    Ok(vec![endpoint])
 }
 
 pub(crate) fn endpoint_view(endpoint: pouch_network::Endpoint) -> EndpointView {

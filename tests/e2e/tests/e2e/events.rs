@@ -26,7 +26,7 @@ fn the_past_is_told_with_attributes_and_filters() {
         d.docker(&words).exits(3);
         d.docker(&["create", "--name", "other", "busybox"]).check();
         let said = |filter: &str| {
-            let words = ["events", "--since", &began, "--until", "0s", "--format", "{{json .}}"];
+            let words = ["events", "--since", &began, "--until=-1s", "--format", "{{json .}}"];
             let run = d.docker(&[&words[..], &["--filter", filter]].concat());
             let lines = run.ok().lines().map(|line| serde_json::from_str(line).unwrap());
             lines.collect::<Vec<Value>>()

