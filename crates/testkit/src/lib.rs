@@ -34,7 +34,7 @@ pub use netns::Netns;
 pub use outcome::Outcome;
 pub use programs::{have, program};
 pub use registry::Registry;
-pub use wait::{eventually, within};
+pub use wait::{eventually, is_alive, within};
 
 /// Runs `test` on a fresh daemon with the image `busybox`.
 pub fn daemon(test: impl FnOnce(&mut Daemon)) {

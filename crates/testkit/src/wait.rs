@@ -31,3 +31,10 @@ pub fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Optio
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     within(Duration::from_secs(20), what, || holds().then_some(()));
 }
+
+/// Whether a process runs. One that ended and waits for its parent to take notice does not.
+#[must_use]
+pub fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}

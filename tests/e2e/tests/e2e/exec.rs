@@ -104,7 +104,7 @@ fn commands_end_with_their_container() {
         let mut exec = d.docker_live(&["exec", "box", "sh", "-c", "echo up; sleep 600"]);
         exec.expect("up");
         d.docker(&["kill", "box"]).check();
-        assert_eq!(exec.wait(), 137);
+        assert_eq!(exec.wait(), 137, "{}", exec.output());
     });
 }
 

@@ -100,9 +100,7 @@ fn a_container_whose_shim_was_killed_can_be_removed() {
         pouch_testkit::eventually("the container is not running any more", || {
             d.state("box") == "exited"
         });
-        pouch_testkit::eventually("its process is gone", || {
-            !std::path::Path::new(&format!("/proc/{pid}")).exists()
-        });
+        pouch_testkit::eventually("its process is gone", || !pouch_testkit::is_alive(pid));
         d.docker(&["rm", "box"]).check();
     });
 }
