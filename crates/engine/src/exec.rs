@@ -177,12 +177,9 @@ impl Execs {
         }
     }
 
-    /// A container ended and its execs with it.
+    /// A container ended and its execs with it. They stay to be asked how they ended.
     pub(crate) fn container_ended(&self, container: &ContainerId) {
-        self.sessions().retain(|_, session| {
-            if session.container != *container {
-                return true;
-            }
+        for session in self.sessions().values().filter(|s| s.container == *container) {
             session.state.send_if_modified(|state| {
                 let lives = !matches!(state, State::Ended { .. });
                 if lives {
@@ -190,8 +187,12 @@ impl Execs {
                 }
                 lives
             });
-            false
-        });
+        }
+    }
+
+    /// A container was removed.
+    pub(crate) fn forget(&self, container: &ContainerId) {
+        self.sessions().retain(|_, session| session.container != *container);
     }
 }
 

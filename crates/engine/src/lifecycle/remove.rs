@@ -33,6 +33,7 @@ pub(crate) async fn remove_all(
         .await
         .map_err(|e| EngineError::wrap("forget the container", e))?;
     failpoint::hit("remove:committed");
+    engine.execs.forget(&record.id);
     if released == pouch_image::Released::Gone {
         engine.images.forget(&record.image).await;
     }
