@@ -164,20 +164,29 @@ fn exec_takes_a_process_file_and_detaches() {
     let rig = rig!("execfile", &["sleep", "1000"]);
     rig.start();
     let file = rig.path("process.json");
-    let process = json!({
+    let mut process = json!({
         "args": ["sh", "-c", "id -u; id -g; id -G; pwd; echo $HOME; echo $X"],
-        "env": ["PATH=/bin", "X=1", "X=2"], "cwd": "/made/for/it",
+        "env": ["PATH=/bin", "X=1", "X=2"], "cwd": "/proc/sys",
         "user": { "uid": 1000, "gid": 1001, "additionalGids": [1001, 7] },
     });
-    std::fs::write(&file, process.to_string()).unwrap();
-    let file = file.to_str().unwrap().to_owned();
-    let output = rig.run(&["exec", "--process", &file, rig.id()]);
+    let file_name = file.to_str().unwrap().to_owned();
+    let exec = |process: &Value| {
+        std::fs::write(&file, process.to_string()).unwrap();
+        rig.run(&["exec", "--process", &file_name, rig.id()])
+    };
+    let output = exec(&process);
     assert_eq!(
         text(&output.stdout),
-        "1000\n1001\n1001 7\n/made/for/it\n/home/u\n2\n",
+        "1000\n1001\n1001 7\n/proc/sys\n/home/u\n2\n",
         "{}",
         text(&output.stderr)
     );
+    // Only the first process of a container has its working directory made for it.
+    process["cwd"] = json!("/not/there");
+    let output = exec(&process);
+    assert!(!output.status.success());
+    let error = text(&output.stderr);
+    assert!(error.contains("/not/there"), "{error}");
     let pid_file = rig.path("pid");
     let out = std::fs::File::create(rig.path("detached")).unwrap();
     let status = rig

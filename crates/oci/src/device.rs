@@ -200,18 +200,13 @@ fn add(
     }
     for device in found {
         if !privileged {
-            let rule = |access: &str| DeviceRule {
+            set.rules.push(DeviceRule {
                 allow: true,
                 kind: Some(device.kind),
                 major: Some(device.major),
                 minor: Some(device.minor),
-                access: access.to_owned(),
-            };
-            // The runtime makes the node under these rules itself.
-            if !asked.permissions.contains('m') {
-                set.rules.push(rule("m"));
-            }
-            set.rules.push(rule(&asked.permissions));
+                access: asked.permissions.clone(),
+            });
         }
         // Two nodes at one path cannot be made; the later request wins, as the last rule does.
         set.devices.retain(|known| known.path != device.path);

@@ -77,7 +77,7 @@ const EXIT: Instruction = instruction(0x95, 0, 0, 0, 0);
 
 /// One rule in the kernel's terms; `None` matches everything.
 #[derive(Debug, Clone, Copy)]
-struct Rule {
+pub(super) struct Rule {
     allow: bool,
     kind: Option<i32>,
     major: Option<i32>,
@@ -85,31 +85,31 @@ struct Rule {
     access: i32,
 }
 
-const fn always(major: i32, minor: Option<i32>) -> Rule {
-    Rule {
-        allow: true,
-        kind: Some(TYPE_CHAR),
-        major: Some(major),
-        minor,
-        access: ACCESS_MKNOD | ACCESS_READ | ACCESS_WRITE,
-    }
+const fn always(kind: i32, major: Option<i32>, minor: Option<i32>, access: i32) -> Rule {
+    Rule { allow: true, kind: Some(kind), major, minor, access }
 }
 
-/// null, zero, full, random, urandom, tty, console, ptmx and the pseudo terminals.
-const DEFAULTS: [Rule; 9] = [
-    always(1, Some(3)),
-    always(1, Some(5)),
-    always(1, Some(7)),
-    always(1, Some(8)),
-    always(1, Some(9)),
-    always(5, Some(0)),
-    always(5, Some(1)),
-    always(5, Some(2)),
-    always(136, None),
+const ALL_ACCESS: i32 = ACCESS_MKNOD | ACCESS_READ | ACCESS_WRITE;
+
+/// What every container may use, as with other runtimes: null, zero, full, random, urandom, tty,
+/// console, ptmx and the pseudo terminals. Nodes may be made of any device: opening is what the
+/// rules guard.
+pub(super) const DEFAULTS: [Rule; 11] = [
+    always(TYPE_CHAR, None, None, ACCESS_MKNOD),
+    always(TYPE_BLOCK, None, None, ACCESS_MKNOD),
+    always(TYPE_CHAR, Some(1), Some(3), ALL_ACCESS),
+    always(TYPE_CHAR, Some(1), Some(5), ALL_ACCESS),
+    always(TYPE_CHAR, Some(1), Some(7), ALL_ACCESS),
+    always(TYPE_CHAR, Some(1), Some(8), ALL_ACCESS),
+    always(TYPE_CHAR, Some(1), Some(9), ALL_ACCESS),
+    always(TYPE_CHAR, Some(5), Some(0), ALL_ACCESS),
+    always(TYPE_CHAR, Some(5), Some(1), ALL_ACCESS),
+    always(TYPE_CHAR, Some(5), Some(2), ALL_ACCESS),
+    always(TYPE_CHAR, Some(136), None, ALL_ACCESS),
 ];
 
 impl Rule {
-    fn of(rule: &LinuxDeviceCgroup) -> Result<Self, RuntimeError> {
+    pub(super) fn of(rule: &LinuxDeviceCgroup) -> Result<Self, RuntimeError> {
         let number = |number: Option<i64>| match number {
             None => Ok(None),
             Some(number) if number < 0 => Ok(None),
@@ -139,6 +139,22 @@ impl Rule {
             minor: number(rule.minor())?,
             access,
         })
+    }
+
+    /// File and text that say the same to the device controller of version 1.
+    pub(super) fn version_one(&self) -> (&'static str, String) {
+        let kind = match self.kind {
+            Some(TYPE_BLOCK) => 'b',
+            Some(_) => 'c',
+            None => 'a',
+        };
+        let number =
+            |number: Option<i32>| number.map_or_else(|| String::from("*"), |n| n.to_string());
+        let letters = [(ACCESS_READ, 'r'), (ACCESS_WRITE, 'w'), (ACCESS_MKNOD, 'm')];
+        let access: String =
+            letters.iter().filter(|(bit, _)| self.access & bit != 0).map(|(_, c)| c).collect();
+        let text = format!("{kind} {}:{} {access}", number(self.major), number(self.minor));
+        (if self.allow { "devices.allow" } else { "devices.deny" }, text)
     }
 
     /// The instructions; those that jump do so past the last one.
@@ -322,12 +338,25 @@ mod tests {
         let answer = |kind, access, major, minor| verdict(&program, kind, access, major, minor);
         assert_eq!(answer(TYPE_CHAR, ACCESS_READ, 10, 229), 1);
         assert_eq!(answer(TYPE_CHAR, ACCESS_READ | ACCESS_WRITE, 10, 229), 1);
-        assert_eq!(answer(TYPE_CHAR, ACCESS_MKNOD, 10, 229), 0);
+        assert_eq!(answer(TYPE_CHAR, ACCESS_MKNOD, 10, 229), 1);
+        assert_eq!(answer(TYPE_BLOCK, ACCESS_MKNOD, 8, 0), 1);
+        assert_eq!(answer(TYPE_BLOCK, ACCESS_MKNOD | ACCESS_READ, 8, 0), 0);
         assert_eq!(answer(TYPE_CHAR, ACCESS_READ, 10, 230), 0);
         assert_eq!(answer(TYPE_BLOCK, ACCESS_READ, 8, 0), 0);
         assert_eq!(answer(TYPE_BLOCK, ACCESS_READ, 1, 3), 0);
         assert_eq!(answer(TYPE_CHAR, ACCESS_WRITE, 1, 3), 1);
         assert_eq!(answer(TYPE_CHAR, ACCESS_WRITE, 136, 7), 1);
+    }
+
+    #[test]
+    fn a_rule_without_numbers_means_every_device() {
+        let text = |rule| Rule::of(&serde_json::from_value(rule).unwrap()).unwrap().version_one();
+        assert_eq!(
+            text(json!({ "allow": false, "access": "rwm" })),
+            ("devices.deny", String::from("a *:* rwm"))
+        );
+        let fuse = json!({ "allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw" });
+        assert_eq!(text(fuse), ("devices.allow", String::from("c 10:229 rw")));
     }
 
     #[test]

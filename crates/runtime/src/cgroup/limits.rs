@@ -7,10 +7,10 @@
 use std::path::Path;
 
 use libcontainer::oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources,
-    LinuxThrottleDevice,
+    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources, LinuxThrottleDevice,
 };
 
+use super::devices::{self, DEFAULTS, Rule};
 use super::{Placement, write};
 use crate::error::RuntimeError;
 
@@ -287,26 +287,12 @@ impl Writer<'_> {
             return Ok(());
         }
         if self.placement.unified {
-            return super::devices::attach(self.directory("")?, rules);
+            return devices::attach(self.directory("")?, rules);
         }
-        // Every container has these, as the specification's list of default devices says.
-        const DEFAULTS: [&str; 9] = [
-            "c 1:3 rwm",
-            "c 1:5 rwm",
-            "c 1:7 rwm",
-            "c 1:8 rwm",
-            "c 1:9 rwm",
-            "c 5:0 rwm",
-            "c 5:1 rwm",
-            "c 5:2 rwm",
-            "c 136:* rwm",
-        ];
-        for rule in rules {
-            let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
-            self.set("devices", file, &rule_text(rule))?;
-        }
-        for rule in DEFAULTS {
-            self.set("devices", "devices.allow", rule)?;
+        let asked = rules.iter().map(Rule::of);
+        for rule in asked.chain(DEFAULTS.into_iter().map(Ok)) {
+            let (file, text) = rule?.version_one();
+            self.set("devices", file, &text)?;
         }
         Ok(())
     }
@@ -315,21 +301,6 @@ impl Writer<'_> {
 fn weight_of_shares(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144);
     1 + ((shares - 2) * 9999) / 262_142
-}
-
-/// `a *:* rwm`, the form of version 1.
-fn rule_text(rule: &LinuxDeviceCgroup) -> String {
-    let kind = match rule.typ() {
-        Some(LinuxDeviceType::B) => "b",
-        Some(LinuxDeviceType::C | LinuxDeviceType::U) => "c",
-        Some(LinuxDeviceType::P | LinuxDeviceType::A) | None => "a",
-    };
-    let number = |number: Option<i64>| match number {
-        Some(number) if number >= 0 => number.to_string(),
-        _ => String::from("*"),
-    };
-    let access = rule.access().as_deref().filter(|a| !a.is_empty()).unwrap_or("rwm");
-    format!("{kind} {}:{} {access}", number(rule.major()), number(rule.minor()))
 }
 
 #[cfg(test)]
@@ -344,16 +315,6 @@ mod tests {
         assert_eq!(weight_of_shares(1024), 39);
         assert_eq!(weight_of_shares(262_144), 10_000);
         assert_eq!(weight_of_shares(u64::MAX), 10_000);
-    }
-
-    #[test]
-    fn a_rule_without_numbers_means_every_device() {
-        let rule = |value| rule_text(&serde_json::from_value(value).unwrap());
-        assert_eq!(rule(json!({ "allow": false, "access": "rwm" })), "a *:* rwm");
-        assert_eq!(
-            rule(json!({ "allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw" })),
-            "c 10:229 rw"
-        );
     }
 
     fn unified(resources: serde_json::Value) -> (tempfile::TempDir, Result<(), RuntimeError>) {

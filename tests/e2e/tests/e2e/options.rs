@@ -119,7 +119,7 @@ fn devices_are_there_only_when_given() {
         // A node of one's own does not open without a rule, even for root with CAP_MKNOD.
         let made = "mknod /tmp/tun c 10 200 && exec 3< /tmp/tun";
         d.docker(&["run", "--rm", "busybox", "sh", "-c", made]).fails_with("not permitted");
-        let rule = ["run", "--rm", "--device-cgroup-rule", "c 10:200 rm", "busybox", "sh", "-c"];
+        let rule = ["run", "--rm", "--device-cgroup-rule", "c 10:200 r", "busybox", "sh", "-c"];
         d.docker(&[&rule[..], &[made]].concat()).check();
     });
 }
