@@ -8,8 +8,10 @@ pub const CONNECTIONS: usize = 1024;
 /// Bytes of the request line and headers.
 pub const HEADERS: usize = 32 * 1024;
 
-/// Time for a client to send its headers, from the first byte or from the end of the reply before.
-pub const HEADER_READ: Duration = Duration::from_secs(30);
+/// Time for a client to send its headers, from the first byte or from the end of the reply before;
+/// the latter makes it the time that an idle connection is kept, which clients with a pool expect
+/// to be long. moby gives headers the same.
+pub const HEADER_READ: Duration = Duration::from_secs(300);
 
 /// Time for the TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
