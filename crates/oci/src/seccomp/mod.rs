@@ -72,7 +72,9 @@ pub fn default_profile(conditions: &Conditions) -> Seccomp {
         When::Arch(arch) => *arch == conditions.arch,
         When::With(name) => conditions.has(name),
     };
-    let mut syscalls = vec![allow(table::ALLOWED, None)];
+    let mut syscalls: Vec<_> =
+        table::ERRNO.iter().map(|(name, errno)| refuse(name, *errno)).collect();
+    syscalls.push(allow(table::ALLOWED, None));
     for (when, names) in table::CONDITIONAL {
         if holds(when) {
             syscalls.push(allow(names, None));
@@ -88,12 +90,7 @@ pub fn default_profile(conditions: &Conditions) -> Seccomp {
     }
     for (capability, name, errno) in table::ERRNO_WITHOUT {
         if !conditions.has(capability) {
-            syscalls.push(SyscallRule {
-                names: vec![(*name).to_owned()],
-                action: Action::ScmpActErrno,
-                errno_ret: Some(*errno),
-                args: Vec::new(),
-            });
+            syscalls.push(refuse(name, *errno));
         }
     }
     Seccomp {
@@ -102,6 +99,15 @@ pub fn default_profile(conditions: &Conditions) -> Seccomp {
         architectures: conditions.arch.compatible().iter().map(|a| (*a).to_owned()).collect(),
         flags: Vec::new(),
         syscalls,
+    }
+}
+
+fn refuse(name: &str, errno: u32) -> SyscallRule {
+    SyscallRule {
+        names: vec![name.to_owned()],
+        action: Action::ScmpActErrno,
+        errno_ret: Some(errno),
+        args: Vec::new(),
     }
 }
 
@@ -197,6 +203,9 @@ mod tests {
         for namespace in [1_u64 << 17, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30] {
             assert!(!passes(&profile, "clone", namespace | 17), "{namespace:x}");
         }
+        let socketcall = &profile.syscalls[0];
+        assert_eq!(socketcall.names, ["socketcall"]);
+        assert_eq!((socketcall.action, socketcall.errno_ret), (Action::ScmpActErrno, Some(38)));
         let clone3 = profile.syscalls.iter().find(|rule| rule.names == ["clone3"]).unwrap();
         assert_eq!((clone3.action, clone3.errno_ret), (Action::ScmpActErrno, Some(38)));
         assert_eq!(profile.default_action, Action::ScmpActErrno);
@@ -215,7 +224,9 @@ mod tests {
             assert!(allowed.contains(name), "{name}");
         }
         assert!(!allowed.contains("io_uring_setup"));
-        assert!(profile.syscalls.iter().all(|rule| rule.action == Action::ScmpActAllow));
+        let refused = profile.syscalls.iter().filter(|rule| rule.action != Action::ScmpActAllow);
+        let refused: Vec<_> = refused.flat_map(|rule| &rule.names).collect();
+        assert_eq!(refused, ["socketcall"]);
     }
 
     #[test]
@@ -238,7 +249,7 @@ mod tests {
         for name in table::ALLOWED {
             assert!(seen.insert(*name), "{name}");
         }
-        assert_eq!(table::ALLOWED.len(), 361);
+        assert_eq!(table::ALLOWED.len(), 360);
         for (when, names) in table::CONDITIONAL {
             if let When::With(name) = when {
                 assert!(name.parse::<Capability>().is_ok(), "{name}");

@@ -9,8 +9,12 @@
 //! - `clone` only without new namespaces, and `clone3`, whose flags a filter cannot see, answers
 //!   ENOSYS, so that the C library falls back to `clone`;
 //! - `socket` for all families but AF_ALG (38) and AF_VSOCK (40): three ranges, because a filter
-//!   of one syscall cannot say "neither". On 32-bit x86 `socketcall` reaches both all the same,
-//!   for its arguments lie in memory; that is dockerd's rule too.
+//!   of one syscall cannot say "neither";
+//! - `socketcall`, by which 32-bit x86 could ask for both in memory that no filter sees, answers
+//!   ENOSYS. Since Linux 4.3 there is `socket` itself on each machine, and the C libraries use it.
+//!   moby had the same rule for five days (moby/profiles#21) and then left it to AppArmor and
+//!   SELinux (moby#52547), because 32-bit Go programs know nothing else; we set up neither of the
+//!   two, so here the filter is what there is, and such programs need a profile of their own.
 //!
 //! Names that the filter library does not know yet are passed over by libcontainer and by runc.
 
@@ -132,6 +136,11 @@ pub(super) const BY_ARGUMENT_WITHOUT: &[(&str, &str, Condition)] =
 /// System calls that fail with a number of their own in containers without a capability.
 pub(super) const ERRNO_WITHOUT: &[(&str, &str, u32)] = &[("SYS_ADMIN", "clone3", ENOSYS)];
 
+/// System calls that fail with a number of their own everywhere. These rules come first: the library
+/// derives a permission of `socketcall` from each of `socket`. The number must not be the default
+/// action's, or the runtimes pass the rule over and the derived permission stands.
+pub(super) const ERRNO: &[(&str, u32)] = &[("socketcall", ENOSYS)];
+
 /// Of the default action.
 pub(super) const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
@@ -185,8 +194,8 @@ pub(super) const ALLOWED: &[&str] = &[
     "setpgid", "setpriority", "setregid", "setregid32", "setresgid", "setresgid32", "setresuid",
     "setresuid32", "setreuid", "setreuid32", "setrlimit", "setsid", "setsockopt", "setuid",
     "setuid32", "setxattr", "setxattrat", "shmat", "shmctl", "shmdt", "shmget", "shutdown",
-    "sigaltstack", "signalfd", "signalfd4", "sigprocmask", "sigreturn", "socketcall", "socketpair",
-    "splice", "stat", "stat64", "statfs", "statfs64", "statmount", "statx", "symlink", "symlinkat",
+    "sigaltstack", "signalfd", "signalfd4", "sigprocmask", "sigreturn", "socketpair", "splice",
+    "stat", "stat64", "statfs", "statfs64", "statmount", "statx", "symlink", "symlinkat",
     "sync", "sync_file_range", "syncfs", "sysinfo", "tee", "tgkill", "time", "timer_create",
     "timer_delete", "timer_getoverrun", "timer_gettime", "timer_gettime64", "timer_settime",
     "timer_settime64", "timerfd_create", "timerfd_gettime", "timerfd_gettime64", "timerfd_settime",
