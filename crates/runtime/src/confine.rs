@@ -94,14 +94,21 @@ pub(crate) fn make_mount_readonly(path: &Path) -> Result<(), RuntimeError> {
 /// Hides each path: a file behind the null device, a directory behind an empty file system.
 pub(crate) fn mask(paths: &[String]) -> Result<(), RuntimeError> {
     let mut null = None;
-    let mut empty = None;
+    let mut empty: Option<OwnedFd> = None;
     for path in paths.iter().map(Path::new) {
         let Some(target) = open_path(path)? else { continue };
         let stat = rustix::fs::fstat(&target).context("inspect", path)?;
         let source = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            match &mut empty {
+            match &empty {
                 Some(fd) => fd,
-                slot => slot.insert(empty_directory()?),
+                // The first directory gets the mount itself and the others get copies of it:
+                // before Linux 6.15 the kernel copies only what is mounted somewhere.
+                None => {
+                    let made = empty_directory()?;
+                    attach(made.as_fd(), target.as_fd()).context("mask", path)?;
+                    empty = Some(made);
+                    continue;
+                }
             }
         } else {
             match &mut null {
