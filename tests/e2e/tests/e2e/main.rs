@@ -23,5 +23,6 @@ mod options;
 mod programs;
 mod restart_policy;
 mod run;
+mod sdk;
 mod serving;
 mod volumes;
