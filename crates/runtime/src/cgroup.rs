@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{IoContext, RuntimeError, SystemContext};
 
+mod bus;
 mod devices;
 mod limits;
 mod mounts;
@@ -55,6 +56,9 @@ struct Directory {
 pub struct Placement {
     directories: Vec<Directory>,
     unified: bool,
+    /// The scope of systemd that the directory is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
 }
 
 /// Makes the cgroup of a container, with the limits in place.
@@ -70,6 +74,7 @@ pub(crate) fn create(
     let mut placement = Placement {
         directories: Vec::new(),
         unified: hierarchies.iter().all(|h| h.version == Version::Two),
+        scope: None,
     };
     let made = hierarchies.iter().try_for_each(|hierarchy| {
         let path = hierarchy.make(&relative)?;
@@ -78,7 +83,7 @@ pub(crate) fn create(
         Ok(())
     });
     let limited =
-        made.and_then(|()| resources.map_or(Ok(()), |resources| placement.apply(resources)));
+        made.and_then(|()| resources.map_or(Ok(()), |res| limits::apply(&placement, res)));
     match limited {
         Ok(()) => Ok(placement),
         Err(error) => {
@@ -177,7 +182,10 @@ impl Placement {
     }
 
     /// Sets the limits that `resources` names and leaves the others.
-    pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<(), RuntimeError> {
+    pub(crate) fn update(&self, resources: &LinuxResources) -> Result<(), RuntimeError> {
+        if let Some(scope) = &self.scope {
+            systemd::update(scope, resources)?;
+        }
         limits::apply(self, resources)
     }
 
@@ -295,6 +303,10 @@ impl Placement {
                 std::thread::sleep(POLL);
             }
         }
+        if let Some(scope) = &self.scope {
+            // It is empty and ends without us, only later.
+            let _ = systemd::stop(scope);
+        }
         Ok(())
     }
 }
@@ -403,6 +415,7 @@ mod tests {
                 Directory { controllers: vec!["memory".into()], path: "/m".into() },
             ],
             unified: false,
+            scope: None,
         };
         assert_eq!(placement.directory("cpuacct"), Some(Path::new("/c")));
         assert_eq!(placement.directory("freezer"), None);

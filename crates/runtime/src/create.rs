@@ -180,7 +180,10 @@ impl Creation<'_> {
         if self.options.driver == Driver::Systemd {
             let path = linux.cgroups_path().as_deref();
             let resources = linux.resources().as_ref();
-            undo.placement = Some(cgroup::create_scope(path, self.id, pid, resources)?);
+            let placement = cgroup::create_scope(path, self.id, pid, resources)?;
+            let saved = self.directory.save_placement(&placement);
+            undo.placement = Some(placement);
+            saved?;
         }
         if plan.is_new(LinuxNamespaceType::User) {
             write_proc(raw, "uid_map", &map_text(linux.uid_mappings().as_deref())?)?;

@@ -102,7 +102,7 @@ pub(crate) fn update(
         None => flags.resources()?,
     };
     resources.set_devices(None);
-    record.cgroup.apply(&resources)
+    record.cgroup.update(&resources)
 }
 
 fn from_input() -> Result<LinuxResources, RuntimeError> {

@@ -69,6 +69,20 @@ fn limit_or_max(limit: i64) -> String {
     if limit > 0 { limit.to_string() } else { UNLIMITED.to_owned() }
 }
 
+/// The part of `swap`, which is memory and swap together, that is swap; none is unlimited.
+pub(super) fn swap_alone(limit: Option<i64>, swap: i64) -> Result<Option<u64>, RuntimeError> {
+    let invalid = |why: &str| RuntimeError::Invalid(String::from(why));
+    match limit {
+        _ if swap < 0 => Ok(None),
+        Some(limit) if limit > 0 => swap
+            .checked_sub(limit)
+            .and_then(|swap| u64::try_from(swap).ok())
+            .map(Some)
+            .ok_or_else(|| invalid("memory and swap together must not be less than memory")),
+        _ => Err(invalid("a swap limit needs a memory limit")),
+    }
+}
+
 struct Writer<'a> {
     placement: &'a Placement,
 }
@@ -141,23 +155,8 @@ impl Writer<'_> {
     fn memory_two(&self, memory: &LinuxMemory) -> Result<(), RuntimeError> {
         let limit = memory.limit().filter(|limit| *limit != 0);
         if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
-            let value = match limit {
-                _ if swap < 0 => UNLIMITED.to_owned(),
-                Some(limit) if limit > 0 => {
-                    let only_swap =
-                        swap.checked_sub(limit).filter(|s| *s >= 0).ok_or_else(|| {
-                            RuntimeError::Invalid(String::from(
-                                "memory and swap together must not be less than memory",
-                            ))
-                        })?;
-                    only_swap.to_string()
-                }
-                _ => {
-                    return Err(RuntimeError::Invalid(String::from(
-                        "a swap limit needs a memory limit",
-                    )));
-                }
-            };
+            let value = swap_alone(limit, swap)?;
+            let value = value.map_or_else(|| UNLIMITED.to_owned(), |value| value.to_string());
             if self.directory("memory")?.join("memory.swap.max").exists() {
                 self.set("memory", "memory.swap.max", &value)?;
             }
@@ -253,10 +252,7 @@ impl Writer<'_> {
         let controller = if self.placement.unified { "io" } else { "blkio" };
         let directory = self.directory(controller)?;
         let candidates: &[(&str, u64)] = if self.placement.unified {
-            &[
-                ("io.bfq.weight", weight),
-                ("io.weight", 1 + (weight.saturating_sub(10)) * 9999 / 990),
-            ]
+            &[("io.bfq.weight", weight), ("io.weight", io_weight_of(weight))]
         } else {
             &[("blkio.weight", weight), ("blkio.bfq.weight", weight)]
         };
@@ -298,7 +294,11 @@ impl Writer<'_> {
     }
 }
 
-fn weight_of_shares(shares: u64) -> u64 {
+pub(super) fn io_weight_of(weight: u64) -> u64 {
+    1 + weight.saturating_sub(10) * 9999 / 990
+}
+
+pub(super) fn weight_of_shares(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144);
     1 + ((shares - 2) * 9999) / 262_142
 }
@@ -328,6 +328,7 @@ mod tests {
                 path: dir.path().to_owned(),
             }],
             unified: true,
+            scope: None,
         };
         let result = apply(&placement, &serde_json::from_value(resources).unwrap());
         (dir, result)
