@@ -6,6 +6,7 @@
 //! for this container, so that a kill or a removal can never reach another cgroup.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,7 +49,26 @@ pub enum Driver {
 struct Directory {
     /// The controllers of its hierarchy; empty for version 2.
     controllers: Vec<String>,
+    /// The name of the hierarchy's mount (`cpu,cpuacct`), known while the container is made.
+    #[serde(skip)]
+    hierarchy: OsString,
     path: PathBuf,
+}
+
+impl Directory {
+    fn unified(path: PathBuf) -> Self {
+        Self { controllers: Vec::new(), hierarchy: OsString::new(), path }
+    }
+}
+
+/// What a container sees where it mounts its control groups.
+#[derive(Debug, Default)]
+pub(crate) enum View {
+    /// The hierarchy of version 2, from the root of the cgroup namespace on.
+    #[default]
+    Unified,
+    /// Version 1: the name of each hierarchy and the container's directory in it.
+    Hierarchies(Vec<(OsString, PathBuf)>),
 }
 
 /// The cgroups of one container.
@@ -78,8 +98,11 @@ pub(crate) fn create(
     };
     let made = hierarchies.iter().try_for_each(|hierarchy| {
         let path = hierarchy.make(&relative)?;
-        let controllers = hierarchy.controllers.clone();
-        placement.directories.push(Directory { controllers, path });
+        placement.directories.push(Directory {
+            controllers: hierarchy.controllers.clone(),
+            hierarchy: hierarchy.mount.file_name().unwrap_or_default().to_owned(),
+            path,
+        });
         Ok(())
     });
     let limited =
@@ -115,11 +138,17 @@ pub(crate) struct Entry {
     birthplace: Option<OwnedFd>,
     /// Version 1: the files to write to.
     tasks: Vec<OwnedFd>,
+    view: View,
 }
 
 impl Entry {
     pub(crate) fn birthplace(&self) -> Option<BorrowedFd<'_>> {
         self.birthplace.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What the container sees of it.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
     }
 
     /// In the new process, which has one thread.
@@ -157,6 +186,10 @@ impl Placement {
             } else {
                 entry.tasks.push(open(&directory.path.join("tasks"), OFlags::WRONLY)?);
             }
+        }
+        if !self.unified {
+            let of = |d: &Directory| (d.hierarchy.clone(), d.path.clone());
+            entry.view = View::Hierarchies(self.directories.iter().map(of).collect());
         }
         Ok(entry)
     }
@@ -409,11 +442,13 @@ mod tests {
 
     #[test]
     fn version_one_finds_the_directory_of_a_controller() {
+        let directory = |controllers: &[&str], path: &str| Directory {
+            controllers: controllers.iter().map(|c| (*c).to_owned()).collect(),
+            hierarchy: controllers.join(",").into(),
+            path: path.into(),
+        };
         let placement = Placement {
-            directories: vec![
-                Directory { controllers: vec!["cpu".into(), "cpuacct".into()], path: "/c".into() },
-                Directory { controllers: vec!["memory".into()], path: "/m".into() },
-            ],
+            directories: vec![directory(&["cpu", "cpuacct"], "/c"), directory(&["memory"], "/m")],
             unified: false,
             scope: None,
         };

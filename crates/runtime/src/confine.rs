@@ -1,9 +1,5 @@
 //! The last changes to a container's view of its root: hidden paths, read-only paths, sysctls and
 //! the null device. All of it runs inside, after the change of root.
-//!
-//! Every mount goes onto a descriptor of its target and comes from a detached mount, never from a
-//! path to a path: a process that shares a volume with us cannot move the target in between
-//! (CVE-2025-31133). Needs the mount calls of Linux 5.12.
 
 use std::fs::File;
 use std::io;
@@ -13,18 +9,9 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsmount, fsopen, move_mount, open_tree,
-};
 
 use crate::error::{IoContext, RuntimeError, SystemContext};
-
-/// `MOUNT_ATTR_*` of `linux/mount.h`.
-const RDONLY: u64 = 0x1;
-const NOSUID: u64 = 0x2;
-const NODEV: u64 = 0x4;
-const NOEXEC: u64 = 0x8;
+use crate::mounts::{self, Attributes, Depth, NODEV, NOEXEC, NOSUID, RDONLY};
 
 fn open_path(path: &Path) -> Result<Option<OwnedFd>, RuntimeError> {
     match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
@@ -34,61 +21,18 @@ fn open_path(path: &Path) -> Result<Option<OwnedFd>, RuntimeError> {
     }
 }
 
-fn clone_tree(fd: BorrowedFd<'_>, recursive: OpenTreeFlags) -> rustix::io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | recursive;
-    open_tree(fd, "", flags)
-}
-
-fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(mount, "", target, "", flags)
-}
-
-fn set_attributes(fd: BorrowedFd<'_>, set: u64, extra: libc::c_int) -> io::Result<()> {
-    #[repr(C)]
-    struct MountAttr {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
-    let attr = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: the descriptor is open, the path is a C string, and the kernel reads exactly
-    // `size_of::<MountAttr>()` bytes.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | extra,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Makes each path, with what is mounted below it, read-only. A path that does not exist is
 /// skipped: the list names what some kernels have.
 pub(crate) fn make_readonly(paths: &[String]) -> Result<(), RuntimeError> {
     for path in paths.iter().map(Path::new) {
         let Some(target) = open_path(path)? else { continue };
-        let mount =
-            clone_tree(target.as_fd(), OpenTreeFlags::AT_RECURSIVE).context("clone", path)?;
-        let flags = RDONLY | NOSUID | NODEV | NOEXEC;
-        set_attributes(mount.as_fd(), flags, libc::AT_RECURSIVE).context("make read-only", path)?;
-        attach(mount.as_fd(), target.as_fd()).context("mount read-only", path)?;
+        let mount = mounts::clone_at(target.as_fd(), Depth::All).context("clone", path)?;
+        Attributes::setting(RDONLY | NOSUID | NODEV | NOEXEC)
+            .apply(mount.as_fd(), Depth::All)
+            .context("make read-only", path)?;
+        mounts::attach(mount.as_fd(), target.as_fd()).context("mount read-only", path)?;
     }
     Ok(())
-}
-
-/// Makes a mount, with all below it, read-only where it is.
-pub(crate) fn make_mount_readonly(path: &Path) -> Result<(), RuntimeError> {
-    let Some(target) = open_path(path)? else { return Ok(()) };
-    set_attributes(target.as_fd(), RDONLY, libc::AT_RECURSIVE).context("make read-only", path)
 }
 
 /// Hides each path: a file behind the null device, a directory behind an empty file system.
@@ -105,7 +49,7 @@ pub(crate) fn mask(paths: &[String]) -> Result<(), RuntimeError> {
                 // before Linux 6.15 the kernel copies only what is mounted somewhere.
                 None => {
                     let made = empty_directory()?;
-                    attach(made.as_fd(), target.as_fd()).context("mask", path)?;
+                    mounts::attach(made.as_fd(), target.as_fd()).context("mask", path)?;
                     empty = Some(made);
                     continue;
                 }
@@ -116,22 +60,17 @@ pub(crate) fn mask(paths: &[String]) -> Result<(), RuntimeError> {
                 slot => slot.insert(null_device()?),
             }
         };
-        let mount = clone_tree(source.as_fd(), OpenTreeFlags::empty()).context("mask", path)?;
-        attach(mount.as_fd(), target.as_fd()).context("mask", path)?;
+        let mount = mounts::clone_at(source.as_fd(), Depth::One).context("mask", path)?;
+        mounts::attach(mount.as_fd(), target.as_fd()).context("mask", path)?;
     }
     Ok(())
 }
 
 /// A detached read-only tmpfs.
 fn empty_directory() -> Result<OwnedFd, RuntimeError> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call("fsopen(tmpfs)")?;
-    fsconfig_create(&context).call("fsconfig(tmpfs)")?;
-    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).call("fsmount(tmpfs)")?;
-    Ok(mount)
+    mounts::new_filesystem("tmpfs", Some("tmpfs"), [], RDONLY | NOSUID | NODEV | NOEXEC)
+        .map_err(|error| error.source)
+        .call("making an empty file system")
 }
 
 /// The container's `/dev/null`, if it is the null device and nothing that was put in its place.
@@ -185,7 +124,7 @@ pub(crate) fn make_root_readonly() -> Result<(), RuntimeError> {
     let root = Path::new("/");
     let fd = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .context("open", root)?;
-    set_attributes(fd.as_fd(), RDONLY, 0).context("make read-only", root)
+    Attributes::setting(RDONLY).apply(fd.as_fd(), Depth::One).context("make read-only", root)
 }
 
 /// Sets kernel parameters through a procfs of our own, so that nothing mounted over `/proc` in
@@ -214,12 +153,9 @@ pub(crate) fn set_sysctls<'a>(
 }
 
 fn private_proc() -> Result<OwnedFd, RuntimeError> {
-    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).call("fsopen(proc)")?;
-    fsconfig_create(&context).call("fsconfig(proc)")?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).call("fsmount(proc)")
+    mounts::new_filesystem("proc", Some("proc"), [], NOSUID | NODEV | NOEXEC)
+        .map_err(|error| error.source)
+        .call("making a procfs")
 }
 
 /// Goes to the working directory and checks that it is inside: a directory of the host that was

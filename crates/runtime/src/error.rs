@@ -66,6 +66,19 @@ pub enum RuntimeError {
         #[source]
         source: serde_json::Error,
     },
+    /// A mount of the specification could not be made.
+    #[error("cannot mount {from:?} at {to:?} in the container{}", parenthesis(.hint))]
+    Mount {
+        /// The source, or the type of the file system.
+        from: PathBuf,
+        /// The destination, as the specification has it.
+        to: PathBuf,
+        /// What the kernel said, or what may help; empty for nothing.
+        hint: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A step of a library we build on failed.
     #[error("{step}")]
     Library {
@@ -89,6 +102,10 @@ pub enum RuntimeError {
     /// The runtime binary could not be protected.
     #[error("cannot protect the runtime binary")]
     Seal(#[from] pouch_sealed_exe::SealError),
+}
+
+fn parenthesis(hint: &str) -> String {
+    if hint.is_empty() { String::new() } else { format!(" ({hint})") }
 }
 
 impl RuntimeError {
@@ -120,7 +137,7 @@ impl Classified for RuntimeError {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::AlreadyExists,
             Self::NotRunning | Self::Status { .. } => ErrorKind::Conflict,
-            Self::Io { source, .. } | Self::System { source, .. } => {
+            Self::Io { source, .. } | Self::System { source, .. } | Self::Mount { source, .. } => {
                 pouch_types::error::io_kind(source)
             }
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,

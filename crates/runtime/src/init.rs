@@ -8,22 +8,19 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 
 use libcontainer::container::State;
 use libcontainer::oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain};
-use libcontainer::rootfs::RootFS;
-use libcontainer::syscall::syscall::create_syscall;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::{Gid, Uid};
 
 use crate::cgroup::Entry;
 use crate::channel::{Channel, Message};
 use crate::command::{self, Command};
 use crate::confine;
-use crate::error::{IoContext, RuntimeError, SystemContext};
+use crate::error::{RuntimeError, SystemContext};
 use crate::identity::Identity;
 use crate::namespaces::Plan;
+use crate::rootfs::{self, Nodes, Root};
 use crate::seccomp::Filter;
 use crate::spec::Bundle;
 use crate::terminal::{self, ConsoleSocket, Role};
@@ -103,14 +100,15 @@ impl Init<'_> {
         if self.keyring == Keyring::New {
             join_new_keyring(self.id);
         }
-        self.make_root()?;
-        self.enter_root()?;
+        let root = self.make_root()?;
+        match self.root_switch {
+            RootSwitch::Pivot => root.pivot()?,
+            RootSwitch::Move => root.move_to_top()?,
+        }
         let process = self.bundle.process()?;
         let spec = &self.bundle.spec;
         let linux = self.bundle.linux()?;
-        RootFS::new()
-            .adjust_root_mount_propagation(linux)
-            .map_err(|e| RuntimeError::library("cannot set the propagation of the root", e))?;
+        rootfs::set_propagation(linux)?;
         confine::reopen_null_streams()?;
         confine::set_sysctls(linux.sysctl().iter().flatten())?;
         if let Some(socket) = self.console.take() {
@@ -130,13 +128,6 @@ impl Init<'_> {
         let entered = confine::enter_or_make_directory(process.cwd());
         if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
             confine::make_root_readonly()?;
-        }
-        // The library mounts version 1 hierarchies writable whatever the options say.
-        for mount in spec.mounts().iter().flatten() {
-            let is_cgroup = mount.typ().as_deref() == Some("cgroup");
-            if is_cgroup && mount.options().iter().flatten().any(|option| option == "ro") {
-                confine::make_mount_readonly(mount.destination())?;
-            }
         }
         confine::make_readonly(linux.readonly_paths().as_deref().unwrap_or_default())?;
         confine::mask(linux.masked_paths().as_deref().unwrap_or_default())?;
@@ -199,26 +190,12 @@ impl Init<'_> {
     }
 
     /// Mounts, devices and links below the root file system, and the hooks that see it there.
-    fn make_root(&self) -> Result<(), RuntimeError> {
-        let pid = LinuxNamespaceType::Pid;
-        if self.plan.has(pid) && !self.plan.is_new(pid) {
-            // In a joined pid namespace our own pid is not that of the /proc we came with, by which
-            // the library looks at itself. This one goes with the old root.
-            let alone = MountPropagationFlags::PRIVATE;
-            rustix::mount::mount_change("/proc", alone).call("make /proc private")?;
-            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-            rustix::mount::mount("proc", "/proc", "proc", flags, None).call("mount /proc")?;
-        }
-        let bind_devices = self.plan.has(LinuxNamespaceType::User) || in_user_namespace();
-        RootFS::new()
-            .prepare_rootfs(
-                &self.bundle.spec,
-                &self.bundle.rootfs,
-                bind_devices,
-                self.plan.has(LinuxNamespaceType::Cgroup),
-            )
-            .map_err(|e| RuntimeError::library("cannot prepare the root file system", e))?;
-        let Some(hooks) = self.bundle.spec.hooks() else { return Ok(()) };
+    fn make_root(&self) -> Result<Root, RuntimeError> {
+        let bound = self.plan.has(LinuxNamespaceType::User) || in_user_namespace();
+        let nodes = if bound { Nodes::Bound } else { Nodes::Made };
+        let Bundle { spec, rootfs, .. } = self.bundle;
+        let root = Root::prepare(spec, rootfs, nodes, self.entry.view())?;
+        let Some(hooks) = spec.hooks() else { return Ok(root) };
         if hooks.create_runtime().is_some() || hooks.prestart().is_some() {
             self.channel.send(&Message::HooksRequested).call("asking for the hooks")?;
             match self.channel.receive().call("waiting for the hooks")? {
@@ -234,21 +211,12 @@ impl Init<'_> {
             None,
             None,
         )
-        .map_err(|e| RuntimeError::library("a createContainer hook failed", e))
+        .map_err(|e| RuntimeError::library("a createContainer hook failed", e))?;
+        Ok(root)
     }
 
     fn hook_state(&self) -> State {
         hook_state(self.id, self.bundle, std::process::id().cast_signed())
-    }
-
-    fn enter_root(&self) -> Result<(), RuntimeError> {
-        let rootfs = &self.bundle.rootfs;
-        match self.root_switch {
-            RootSwitch::Pivot => create_syscall()
-                .pivot_rootfs(rootfs)
-                .map_err(|e| RuntimeError::library("cannot change the root", e)),
-            RootSwitch::Move => move_root(rootfs),
-        }
     }
 }
 
@@ -282,17 +250,6 @@ fn in_user_namespace() -> bool {
     std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
         map.split_ascii_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
     })
-}
-
-fn move_root(rootfs: &Path) -> Result<(), RuntimeError> {
-    rustix::process::chdir(rootfs).context("enter", rootfs)?;
-    // What the host mounted there would stay reachable below the moved root.
-    for path in ["/sys", "/proc"] {
-        rustix::mount::unmount(path, UnmountFlags::DETACH).context("unmount", Path::new(path))?;
-    }
-    rustix::mount::mount_move(rootfs, "/").context("move to the root", rootfs)?;
-    rustix::process::chroot(".").call("chroot")?;
-    rustix::process::chdir("/").call("chdir")
 }
 
 pub(crate) fn set_personality(domain: LinuxPersonalityDomain) -> Result<(), RuntimeError> {

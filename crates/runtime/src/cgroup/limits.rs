@@ -11,7 +11,7 @@ use libcontainer::oci_spec::runtime::{
 };
 
 use super::devices::{self, DEFAULTS, Rule};
-use super::{Placement, write};
+use super::{Placement, read, write};
 use crate::error::RuntimeError;
 
 /// What the files call "no limit".
@@ -179,8 +179,7 @@ impl Writer<'_> {
                 self.set("cpu", "cpu.weight", &weight_of_shares(shares).to_string())?;
             }
             if quota.is_some() || period.is_some() {
-                let quota = quota.map_or_else(|| UNLIMITED.to_owned(), limit_or_max);
-                self.set("cpu", "cpu.max", &format!("{quota} {}", period.unwrap_or(100_000)))?;
+                self.quota_two(quota, period)?;
             }
             if let Some(burst) = cpu.burst() {
                 self.set("cpu", "cpu.max.burst", &burst.to_string())?;
@@ -211,6 +210,15 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// One file holds both: what is not asked for stays as it is.
+    fn quota_two(&self, quota: Option<i64>, period: Option<u64>) -> Result<(), RuntimeError> {
+        let now = read(self.directory("cpu")?, "cpu.max")?;
+        let (quota_now, period_now) = now.trim().split_once(' ').unwrap_or((UNLIMITED, "100000"));
+        let quota = quota.map_or_else(|| quota_now.to_owned(), limit_or_max);
+        let period = period.map_or_else(|| period_now.to_owned(), |period| period.to_string());
+        self.set("cpu", "cpu.max", &format!("{quota} {period}"))
+    }
+
     /// A new period can be too short for the old quota: then the quota goes first.
     fn quota_one(&self, quota: Option<i64>, period: Option<u64>) -> Result<(), RuntimeError> {
         let set_period = || match period {
@@ -231,7 +239,14 @@ impl Writer<'_> {
 
     fn block(&self, block: &LinuxBlockIo) -> Result<(), RuntimeError> {
         if let Some(weight) = block.weight().filter(|weight| *weight != 0) {
-            self.block_weight(u64::from(weight))?;
+            let (file, convert) = self.weight_file("")?;
+            self.set("blkio", &file, &convert(u64::from(weight)).to_string())?;
+        }
+        for device in block.weight_device().iter().flatten() {
+            let Some(weight) = device.weight().filter(|weight| *weight != 0) else { continue };
+            let (file, convert) = self.weight_file("_device")?;
+            let number = format!("{}:{}", device.major(), device.minor());
+            self.set("blkio", &file, &format!("{number} {}", convert(u64::from(weight))))?;
         }
         let throttles = [
             (block.throttle_read_bps_device(), "rbps", "blkio.throttle.read_bps_device"),
@@ -247,21 +262,24 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The weight file depends on the I/O scheduler that is built in.
-    fn block_weight(&self, weight: u64) -> Result<(), RuntimeError> {
-        let controller = if self.placement.unified { "io" } else { "blkio" };
-        let directory = self.directory(controller)?;
-        let candidates: &[(&str, u64)] = if self.placement.unified {
-            &[("io.bfq.weight", weight), ("io.weight", io_weight_of(weight))]
+    /// The file for weights, which depends on the I/O scheduler that is built in, and the way from
+    /// version 1's numbers to the file's. Version 2 has one file for all devices and for each.
+    fn weight_file(&self, of_device: &str) -> Result<(String, fn(u64) -> u64), RuntimeError> {
+        let directory = self.directory("blkio")?;
+        let same: fn(u64) -> u64 = |weight| weight;
+        let candidates: [(String, fn(u64) -> u64); 2] = if self.placement.unified {
+            [("io.bfq.weight".into(), same), ("io.weight".into(), io_weight_of)]
         } else {
-            &[("blkio.weight", weight), ("blkio.bfq.weight", weight)]
+            [
+                (format!("blkio.weight{of_device}"), same),
+                (format!("blkio.bfq.weight{of_device}"), same),
+            ]
         };
-        match candidates.iter().find(|(file, _)| directory.join(file).exists()) {
-            Some((file, value)) => self.set(controller, file, &value.to_string()),
-            None => Err(RuntimeError::Unsupported(String::from(
+        candidates.into_iter().find(|(file, _)| directory.join(file).exists()).ok_or_else(|| {
+            RuntimeError::Unsupported(String::from(
                 "a block weight on a kernel without a proportional I/O scheduler",
-            ))),
-        }
+            ))
+        })
     }
 
     fn throttle(
@@ -317,20 +335,20 @@ mod tests {
         assert_eq!(weight_of_shares(u64::MAX), 10_000);
     }
 
+    fn placement(dir: &tempfile::TempDir) -> Placement {
+        Placement {
+            directories: vec![super::super::Directory::unified(dir.path().to_owned())],
+            unified: true,
+            scope: None,
+        }
+    }
+
     fn unified(resources: serde_json::Value) -> (tempfile::TempDir, Result<(), RuntimeError>) {
         let dir = tempfile::tempdir().unwrap();
         for file in ["memory.max", "memory.swap.max", "memory.low", "cpu.max", "pids.max"] {
             std::fs::write(dir.path().join(file), "").unwrap();
         }
-        let placement = Placement {
-            directories: vec![super::super::Directory {
-                controllers: Vec::new(),
-                path: dir.path().to_owned(),
-            }],
-            unified: true,
-            scope: None,
-        };
-        let result = apply(&placement, &serde_json::from_value(resources).unwrap());
+        let result = apply(&placement(&dir), &serde_json::from_value(resources).unwrap());
         (dir, result)
     }
 
@@ -350,6 +368,33 @@ mod tests {
         assert_eq!(value(&dir, "memory.swap.max"), "50");
         assert_eq!(value(&dir, "cpu.max"), "5000 10000");
         assert_eq!(value(&dir, "pids.max"), "max");
+    }
+
+    #[test]
+    fn a_new_quota_keeps_the_period_and_the_other_way_round() {
+        for (cpu, wanted) in [
+            (json!({ "quota": 7000 }), "7000 20000"),
+            (json!({ "period": 50_000 }), "9000 50000"),
+            (json!({ "quota": -1 }), "max 20000"),
+        ] {
+            let (dir, _) = unified(json!({ "cpu": { "quota": 9000, "period": 20_000 } }));
+            let resources = serde_json::from_value(json!({ "cpu": cpu })).unwrap();
+            apply(&placement(&dir), &resources).unwrap();
+            assert_eq!(value(&dir, "cpu.max"), wanted);
+        }
+    }
+
+    #[test]
+    fn block_weights_go_where_the_scheduler_has_them() {
+        let weights = json!({ "blockIO": { "weight": 500, "weightDevice": [
+            { "major": 8, "minor": 16, "weight": 1000 },
+        ] } });
+        assert!(unified(weights.clone()).1.is_err());
+        let (dir, _) = unified(json!({}));
+        std::fs::write(dir.path().join("io.weight"), "").unwrap();
+        apply(&placement(&dir), &serde_json::from_value(weights).unwrap()).unwrap();
+        // The last of two writes, which a kernel's file would both keep.
+        assert_eq!(value(&dir, "io.weight"), "8:16 10000");
     }
 
     #[test]

@@ -132,10 +132,7 @@ pub(super) fn create(
     job.and_then(|job| bus.wait_job(&job)).map_err(failed)?;
 
     let placement = Placement {
-        directories: vec![Directory {
-            controllers: Vec::new(),
-            path: directory_of(pid, mount, &name.scope)?,
-        }],
+        directories: vec![Directory::unified(directory_of(pid, mount, &name.scope)?)],
         unified: true,
         scope: Some(name.scope),
     };

@@ -1,0 +1,194 @@
+//! Mounts by descriptor: a detached mount is made, given its attributes and then put onto the
+//! descriptor of its target.
+//!
+//! No path is looked up twice, so a process that shares a volume with us cannot move the source or
+//! the target in between (CVE-2021-30465, CVE-2025-31133). Needs the mount calls of Linux 5.12.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+/// `MOUNT_ATTR_*` of `linux/mount.h`.
+pub(crate) const RDONLY: u64 = 0x1;
+pub(crate) const NOSUID: u64 = 0x2;
+pub(crate) const NODEV: u64 = 0x4;
+pub(crate) const NOEXEC: u64 = 0x8;
+/// The field of the access time; its values follow.
+pub(crate) const ATIME: u64 = 0x70;
+pub(crate) const RELATIME: u64 = 0x0;
+pub(crate) const NOATIME: u64 = 0x10;
+pub(crate) const STRICTATIME: u64 = 0x20;
+pub(crate) const NODIRATIME: u64 = 0x80;
+pub(crate) const NOSYMFOLLOW: u64 = 0x0020_0000;
+
+/// Whether what is mounted below goes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// The mount alone.
+    One,
+    /// With all mounts below it.
+    All,
+}
+
+impl Depth {
+    fn tree(self) -> OpenTreeFlags {
+        match self {
+            Self::One => OpenTreeFlags::empty(),
+            Self::All => OpenTreeFlags::AT_RECURSIVE,
+        }
+    }
+
+    fn at(self) -> libc::c_int {
+        match self {
+            Self::One => 0,
+            Self::All => libc::AT_RECURSIVE,
+        }
+    }
+}
+
+/// A change of a mount's attributes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) set: u64,
+    pub(crate) clear: u64,
+    /// `MS_SHARED` and its like, or 0 for no change.
+    pub(crate) propagation: u64,
+}
+
+impl Attributes {
+    pub(crate) fn setting(set: u64) -> Self {
+        Self { set, ..Self::default() }
+    }
+
+    pub(crate) fn propagating(propagation: u64) -> Self {
+        Self { propagation, ..Self::default() }
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Changes the mount that the descriptor is of.
+    pub(crate) fn apply(self, mount: BorrowedFd<'_>, depth: Depth) -> io::Result<()> {
+        #[repr(C)]
+        struct MountAttr {
+            set: u64,
+            clear: u64,
+            propagation: u64,
+            userns_fd: u64,
+        }
+        let Self { set, clear, propagation } = self;
+        let attr = MountAttr { set, clear, propagation, userns_fd: 0 };
+        // SAFETY: the descriptor is open, the path is a C string, and the kernel reads exactly
+        // `size_of::<MountAttr>()` bytes.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                mount.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH | depth.at(),
+                &raw const attr,
+                size_of::<MountAttr>(),
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// A detached copy of the mount at the descriptor, showing what the descriptor is of.
+pub(crate) fn clone_at(fd: BorrowedFd<'_>, depth: Depth) -> rustix::io::Result<OwnedFd> {
+    clone(fd, c"", OpenTreeFlags::AT_EMPTY_PATH, depth)
+}
+
+/// A detached copy of what is at a path of the host.
+pub(crate) fn clone_path(path: &Path, depth: Depth) -> rustix::io::Result<OwnedFd> {
+    clone(CWD, path, OpenTreeFlags::empty(), depth)
+}
+
+fn clone<P: rustix::path::Arg>(
+    from: BorrowedFd<'_>,
+    path: P,
+    flags: OpenTreeFlags,
+    depth: Depth,
+) -> rustix::io::Result<OwnedFd> {
+    let always = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(from, path, always | flags | depth.tree())
+}
+
+/// Puts a detached mount over its target.
+pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", target, c"", flags)
+}
+
+/// A file system that could not be made, with the kernel's own words where it has some.
+#[derive(Debug)]
+pub(crate) struct FilesystemError {
+    pub(crate) source: io::Error,
+    pub(crate) message: String,
+}
+
+/// A detached mount of a new file system. Parameters are `name=value` or a bare name.
+pub(crate) fn new_filesystem<'a>(
+    kind: &str,
+    source: Option<&str>,
+    parameters: impl IntoIterator<Item = &'a str>,
+    attributes: u64,
+) -> Result<OwnedFd, FilesystemError> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|error| FilesystemError {
+        source: error.into(),
+        message: format!("file system type {kind:?}"),
+    })?;
+    let made = || {
+        if let Some(source) = source {
+            fsconfig_set_string(context.as_fd(), c"source", source)?;
+        }
+        for parameter in parameters {
+            match parameter.split_once('=') {
+                Some((name, value)) => fsconfig_set_string(context.as_fd(), name, value)?,
+                None => fsconfig_set_flag(context.as_fd(), parameter)?,
+            }
+        }
+        fsconfig_create(context.as_fd())?;
+        // All attributes here have the values of the flags of fsmount.
+        let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes).unwrap_or_default());
+        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
+    };
+    made().map_err(|error| FilesystemError { source: error.into(), message: last_words(&context) })
+}
+
+/// What the kernel logged to a file system context: one message for each read, after a letter for
+/// its level and a blank.
+fn last_words(context: &OwnedFd) -> String {
+    let mut messages = Vec::new();
+    let mut buffer = [0; 256];
+    while let Ok(length @ 1..) = rustix::io::read(context, &mut buffer) {
+        let text = buffer.get(..length).map(String::from_utf8_lossy).unwrap_or_default();
+        messages.push(text.trim_end().get(2..).unwrap_or_default().to_owned());
+    }
+    messages.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_what_it_does_not_know() {
+        if !rustix::process::geteuid().is_root() {
+            println!("not root");
+            return;
+        }
+        assert!(new_filesystem("tmpfs", Some("tmpfs"), ["size=64k", "mode=755"], RDONLY).is_ok());
+        let error = new_filesystem("tmpfs", None, ["colour=red"], 0).unwrap_err();
+        assert!(error.message.contains("colour"), "{error:?}");
+        let error = new_filesystem("no-such-type", None, [], 0).unwrap_err();
+        assert!(error.message.contains("no-such-type"), "{error:?}");
+    }
+}
