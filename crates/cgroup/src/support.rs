@@ -67,6 +67,13 @@ impl Layout {
                 .and_then(|index| self.hierarchies().get(index))
                 .is_some_and(|h| in_a_child(&h.mountpoint, file))
         };
+        // Weights need a proportional I/O scheduler; of the one, only the root says that it is there.
+        let v2_weight = self
+            .unified_controller("blkio")
+            .and_then(|index| self.hierarchies().get(index))
+            .is_some_and(|h| h.mountpoint.join("io.cost.qos").exists())
+            || v2_file("blkio", "io.weight")
+            || v2_file("blkio", "io.bfq.weight");
         Support {
             memory: v1("memory", "memory.limit_in_bytes") || v2("memory"),
             swap: v1("memory", "memory.memsw.limit_in_bytes")
@@ -81,10 +88,10 @@ impl Layout {
             pids: self.has("pids"),
             blkio_weight: v1("blkio", "blkio.weight")
                 || v1("blkio", "blkio.bfq.weight")
-                || v2("blkio"),
+                || v2_weight,
             blkio_weight_device: v1("blkio", "blkio.weight_device")
                 || v1("blkio", "blkio.bfq.weight_device")
-                || v2("blkio"),
+                || v2_weight,
             blkio_throttle: v1("blkio", "blkio.throttle.read_bps_device") || v2("blkio"),
             devices: self.v1("devices").is_some() || self.mode() == Mode::V2,
         }
