@@ -83,6 +83,9 @@ pub(super) fn swap_alone(limit: Option<i64>, swap: i64) -> Result<Option<u64>, R
     }
 }
 
+/// From version 1's numbers to those of a file.
+type Conversion = fn(u64) -> u64;
+
 struct Writer<'a> {
     placement: &'a Placement,
 }
@@ -264,15 +267,14 @@ impl Writer<'_> {
 
     /// The file for weights, which depends on the I/O scheduler that is built in, and the way from
     /// version 1's numbers to the file's. Version 2 has one file for all devices and for each.
-    fn weight_file(&self, of_device: &str) -> Result<(String, fn(u64) -> u64), RuntimeError> {
+    fn weight_file(&self, of_device: &str) -> Result<(String, Conversion), RuntimeError> {
         let directory = self.directory("blkio")?;
-        let same: fn(u64) -> u64 = |weight| weight;
-        let candidates: [(String, fn(u64) -> u64); 2] = if self.placement.unified {
-            [("io.bfq.weight".into(), same), ("io.weight".into(), io_weight_of)]
+        let candidates: [(String, Conversion); 2] = if self.placement.unified {
+            [("io.bfq.weight".into(), std::convert::identity), ("io.weight".into(), io_weight_of)]
         } else {
             [
-                (format!("blkio.weight{of_device}"), same),
-                (format!("blkio.bfq.weight{of_device}"), same),
+                (format!("blkio.weight{of_device}"), std::convert::identity),
+                (format!("blkio.bfq.weight{of_device}"), std::convert::identity),
             ]
         };
         candidates.into_iter().find(|(file, _)| directory.join(file).exists()).ok_or_else(|| {
