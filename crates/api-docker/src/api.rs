@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use pouch_engine::Engine;
-use pouch_image::ImageUser;
-use pouch_types::ImageId;
 use pouch_types::spec::CgroupnsMode;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -81,19 +79,6 @@ impl Api {
                 format!("the call was cut off: {error}"),
             )),
         }
-    }
-}
-
-/// Which containers use an image, for the image store's rules.
-pub(crate) fn image_users(engine: &Engine) -> impl Fn(&ImageId) -> Vec<ImageUser> + use<> {
-    let engine = engine.clone();
-    move |image| {
-        engine
-            .list()
-            .iter()
-            .filter(|view| view.image == *image)
-            .map(|view| ImageUser { container: view.id.clone(), running: view.state.is_running() })
-            .collect()
     }
 }
 

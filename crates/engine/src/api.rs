@@ -146,7 +146,8 @@ pub struct UpdateOptions {
 pub struct PutOptions {
     /// Refuse to replace a directory by a file or the reverse.
     pub no_overwrite_dir_non_dir: bool,
-    /// Keep the archive's owners.
+    /// Give everything to the user that the container is configured to run as; without one, and
+    /// otherwise, the archive says who owns what.
     pub copy_uid_gid: bool,
 }
 

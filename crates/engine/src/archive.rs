@@ -81,7 +81,7 @@ impl Engine {
             } else {
                 pouch_snapshot::Replace::Anything
             },
-            chown: None,
+            chown: if options.copy_uid_gid { self.owner_of_copies(key).await? } else { None },
         };
         self.inner
             .snapshots
@@ -91,6 +91,23 @@ impl Engine {
             .map_err(|e| missing(key, path, e))?;
         self.announce(key, "extract-to-dir");
         Ok(())
+    }
+
+    /// The user that a container's copies are given to on request: its own, when it names one.
+    async fn owner_of_copies(&self, key: &str) -> Result<Option<(u32, u32)>, EngineError> {
+        let container = self.find(key)?;
+        let process = container.view().spec.process.clone();
+        if process.user.is_empty() {
+            return Ok(None);
+        }
+        let root = if container.view().state.is_running() {
+            running_root(&container)?
+        } else {
+            let root = self.inner.snapshots.mount_detached(&container.id).await;
+            root.map_err(|e| EngineError::wrap("open the root file system", e))?
+        };
+        let user = crate::lifecycle::start::look_up(root, process).await?;
+        Ok(Some((user.uid, user.gid)))
     }
 
     /// The whole root file system as a tar.

@@ -11,6 +11,7 @@ use pouch_network::Networks;
 use pouch_snapshot::Snapshotter;
 use pouch_store::Store;
 use pouch_types::ContainerId;
+use pouch_types::spec::Propagation;
 use pouch_volume::Volumes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use crate::container::Container;
 use crate::container::index::Index;
 use crate::container::record::Record;
 use crate::events::{EventBus, EventKind, EventStream};
-use crate::view::{ContainerView, EndpointView};
+use crate::view::{ContainerView, EndpointView, MountPoint};
 use crate::{EngineError, exec, system};
 
 /// Time for work under way at the end of the daemon.
@@ -211,6 +212,23 @@ impl Inner {
         attributes: BTreeMap<String, String>,
     ) {
         self.events.publish(EventKind::Container, action, id.as_str(), attributes);
+    }
+
+    /// Tells that a container's run mounts a volume (`mount`) or has let go of it (`unmount`).
+    pub(crate) fn announce_mount(&self, action: &str, container: &ContainerId, point: &MountPoint) {
+        let Some(volume) = &point.volume else { return };
+        let driver = point.driver.as_deref().unwrap_or("local");
+        let mut attributes = BTreeMap::from([
+            ("container".to_owned(), container.to_string()),
+            ("driver".to_owned(), driver.to_owned()),
+        ]);
+        if action == "mount" {
+            let propagation = point.propagation.map_or("", Propagation::as_str);
+            attributes.insert("destination".to_owned(), point.spec.destination.clone());
+            attributes.insert("propagation".to_owned(), propagation.to_owned());
+            attributes.insert("read/write".to_owned(), (!point.spec.read_only).to_string());
+        }
+        self.events.publish(EventKind::Volume, action, volume, attributes);
     }
 
     /// Tells that a container came to a network (`connect`) or left it (`disconnect`).

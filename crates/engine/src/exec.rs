@@ -11,7 +11,7 @@ use pouch_containerd::{ExitStatus, Process, Stdin, Stdio, Terminal};
 use pouch_oci::{ExecProcess, Rights};
 use pouch_rootfd::RootFd;
 use pouch_types::spec::Attach;
-use pouch_types::{ContainerId, ErrorKind, ExecId};
+use pouch_types::{Classified as _, ContainerId, ErrorKind, ExecId};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
@@ -25,6 +25,8 @@ use crate::{Engine, EngineError};
 
 /// Sessions kept per container; beyond them the oldest that ended is forgotten.
 const KEPT: usize = 256;
+/// Exit code of a session that was forgotten before its end.
+const NO_CODE: i32 = 255;
 /// Time for the processes of a session that must end.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -82,7 +84,7 @@ impl Session {
         let ended = watch.wait_for(|s| matches!(s, State::Ended { .. })).await;
         match ended.as_deref() {
             Ok(State::Ended { code }) => *code,
-            _ => 255,
+            _ => NO_CODE,
         }
     }
 
@@ -116,6 +118,12 @@ impl Execs {
             (Some(only), None) if !id.is_empty() => Ok(Arc::clone(only)),
             _ => Err(unknown()),
         }
+    }
+
+    /// Whether the process of a session exists now.
+    pub(crate) fn runs(&self, id: &ExecId) -> bool {
+        let sessions = self.sessions();
+        sessions.get(id).is_some_and(|s| matches!(*s.state.borrow(), State::Running { .. }))
     }
 
     fn add(&self, container: ContainerId, spec: ExecSpec) -> Result<Arc<Session>, EngineError> {
@@ -169,7 +177,7 @@ impl Execs {
             });
         }
         if let Some(container) = engine.index.get(container) {
-            let _ = container.send(Message::Exec(Box::new(session.view()))).await;
+            let _ = container.send(Message::Exec(session.id.clone())).await;
             let mut attributes = crate::engine::view_attributes(&container.view());
             attributes.insert("execID".to_owned(), session.id.to_string());
             attributes.insert("exitCode".to_owned(), status.code.to_string());
@@ -238,6 +246,21 @@ impl Engine {
         }
     }
 
+    /// Waits for the end of a session and gives its exit code. A session that is never started
+    /// never ends but with its container.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn exec_wait(&self, id: &str) -> Result<i32, EngineError> {
+        // Not the session itself, which would then outlive its container's removal.
+        let mut state = self.inner.execs.find(id)?.state.subscribe();
+        match state.wait_for(|s| matches!(s, State::Ended { .. })).await.as_deref() {
+            Ok(State::Ended { code }) => Ok(*code),
+            // Forgotten before its end.
+            _ => Ok(NO_CODE),
+        }
+    }
+
     /// A session as it is now.
     ///
     /// # Errors
@@ -299,6 +322,12 @@ pub(crate) async fn start(
     if !first {
         return Err(EngineError::conflict(format!("exec {} has already been started", session.id)));
     }
+    // Told before it is done, as dockerd does: the end of a short command may be reported before
+    // its start is answered, and listeners must not hear of it first.
+    let mut attributes = crate::engine::view_attributes(&container.view());
+    attributes.insert("execID".to_owned(), session.id.to_string());
+    let action = format!("exec_start: {}", session.spec.cmd.join(" "));
+    engine.announce_container(action, &container.id, attributes);
     let started = launch(engine, &container, &*task, session, attach, console_size).await;
     match started {
         Ok((stream, pid)) => {
@@ -310,11 +339,7 @@ pub(crate) async fn start(
                 }
                 first
             });
-            let _ = container.send(Message::Exec(Box::new(session.view()))).await;
-            let mut attributes = crate::engine::view_attributes(&container.view());
-            attributes.insert("execID".to_owned(), session.id.to_string());
-            let action = format!("exec_start: {}", session.spec.cmd.join(" "));
-            engine.announce_container(action, &container.id, attributes);
+            let _ = container.send(Message::Exec(session.id.clone())).await;
             Ok(stream)
         }
         Err(error) => {
@@ -341,8 +366,9 @@ async fn launch(
         terminal: if session.spec.tty { Terminal::Yes } else { Terminal::No },
         stdin: if attach.stdin { Stdin::Once } else { Stdin::Null },
     };
-    let failed = |e| {
-        let error = EngineError::wrap("OCI runtime exec failed", e);
+    // The shim says that it was the OCI runtime's exec that failed.
+    let failed = |e: pouch_containerd::Error| {
+        let error = EngineError::new(e.kind(), pouch_types::error::chain(&e));
         match crate::lifecycle::start::exit_code(&error) {
             126 | 127 => error.with_kind(ErrorKind::Invalid),
             _ => error,

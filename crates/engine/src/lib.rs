@@ -18,6 +18,7 @@ mod exec;
 pub mod failpoint;
 mod files;
 mod health;
+mod images;
 mod lifecycle;
 mod logs;
 mod manage;
@@ -33,6 +34,7 @@ pub use config::{EngineConfig, RuntimeConfig};
 pub use engine::{Engine, Rebuild, Seams};
 pub use error::EngineError;
 pub use events::{Event, EventKind, EventStream};
+pub use images::ImageNews;
 pub use manage::{LabelFilter, Pruned};
 pub use view::*;
 

@@ -1,4 +1,4 @@
-//! Images, volumes and leftovers, as far as containers have a say in them.
+//! Volumes and leftovers, as far as containers have a say in them.
 
 use std::collections::BTreeMap;
 
@@ -44,28 +44,6 @@ impl LabelFilter {
 }
 
 impl Engine {
-    /// Removes an image, or one of its names.
-    ///
-    /// # Errors
-    /// `Conflict` when a container uses it, in Docker's words.
-    pub async fn remove_image(
-        &self,
-        name: &str,
-        options: pouch_image::RemoveOptions,
-    ) -> Result<Vec<pouch_image::Removed>, EngineError> {
-        let views = self.list();
-        let users = move |image: &pouch_types::ImageId| {
-            let users = views.iter().filter(|v| v.image == *image);
-            users
-                .map(|v| pouch_image::ImageUser {
-                    container: v.id.clone(),
-                    running: v.state.is_running(),
-                })
-                .collect()
-        };
-        Ok(self.inner.images.remove(name, options, users).await?)
-    }
-
     /// Makes a volume, or returns the one of that name.
     ///
     /// # Errors
@@ -101,7 +79,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`.
     pub async fn volume(&self, name: &VolumeName) -> Result<Volume, EngineError> {
-        self.inner.volumes.get(name).await.map_err(|e| EngineError::wrap(format!("get {name}"), e))
+        self.inner.volumes.get(name).await.map_err(EngineError::from)
     }
 
     /// Removes a volume. With `force` one that does not exist is no error.
@@ -112,7 +90,7 @@ impl Engine {
         match self.inner.volumes.remove(name).await {
             Err(e) if force && e.kind() == ErrorKind::NotFound => return Ok(()),
             other => {
-                other.map_err(|e| EngineError::wrap(format!("remove volume {name}"), e))?;
+                other.map_err(|e| EngineError::wrap(format!("remove {name}"), e))?;
             }
         }
         self.announce_volume("destroy", name, "local");
@@ -139,6 +117,7 @@ impl Engine {
                 pruned.deleted.push(volume.name.to_string());
             }
         }
+        self.announce_prune(EventKind::Volume, pruned.reclaimed);
         Ok(pruned)
     }
 
@@ -166,6 +145,7 @@ impl Engine {
                 pruned.deleted.push(id.to_owned());
             }
         }
+        self.announce_prune(EventKind::Container, pruned.reclaimed);
         Ok(pruned)
     }
 

@@ -1,7 +1,5 @@
 //! Processes added to a container.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -10,7 +8,7 @@ use futures::future::BoxFuture;
 use http::StatusCode;
 use pouch_docker_types::IdResponse;
 use pouch_docker_types::exec::{ExecCreate, ExecInspect, ExecProcessConfig, ExecStart};
-use pouch_engine::{Engine, ExecSpec};
+use pouch_engine::ExecSpec;
 use pouch_types::spec::Attach;
 
 use super::output::terminal_size;
@@ -27,9 +25,6 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/exec/{id}/resize", post(resize))
         .route("/exec/{id}/json", get(inspect))
 }
-
-/// Between two looks for the end of a process; the last one is mostly the first.
-const END_LOOK: Duration = Duration::from_millis(2);
 
 /// Rows and columns; what no terminal has is refused.
 fn console_size(size: Option<[u32; 2]>, version: ApiVersion) -> ApiResult<Option<(u16, u16)>> {
@@ -110,17 +105,13 @@ async fn start(
             Some(attached) => (attached.output, attached.input),
             None => (Box::new(tokio::io::empty()) as _, None),
         };
-        let settled: BoxFuture<'static, ()> = Box::pin(ended(engine, id));
+        // The CLI asks for the exit code as soon as the stream ends, and takes one that is not
+        // there yet for 0.
+        let settled: BoxFuture<'static, ()> = Box::pin(async move {
+            let _ = engine.exec_wait(&id).await;
+        });
         Ok(Streams { output, input, settled: Some(settled) })
     })
-}
-
-/// Waits until the exit code is known: the CLI asks for it as soon as the stream ends, and takes
-/// one that is not there yet for 0.
-async fn ended(engine: Engine, id: String) {
-    while engine.exec_view(&id).is_ok_and(|exec| exec.exit_code.is_none()) {
-        tokio::time::sleep(END_LOOK).await;
-    }
 }
 
 async fn resize(

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use pouch_docker_types::Filters;
 use pouch_docker_types::image::ImagePrune;
 use pouch_docker_types::progress::ProgressMessage;
+use pouch_engine::ImageNews;
 use pouch_image::{
     Changes, Event, ImportOptions, ListFilter, Owner, Progress, PruneFilter, PullRequest,
     RemoveOptions,
@@ -22,7 +23,7 @@ use pouch_types::ImageRef;
 
 use super::container::until;
 use super::progress;
-use crate::api::{Shared, image_users};
+use crate::api::Shared;
 use crate::http::{ApiError, ApiResult, ApiVersion, JSON, Query, empty, ok};
 use crate::stream::ndjson::{Ending, line};
 use crate::translate::image;
@@ -168,16 +169,16 @@ fn reference(name: &str, tag: Option<&str>) -> ApiResult<ImageRef> {
 
 async fn tag(api: &Shared, name: &str, query: &Query) -> ApiResult<Response> {
     let reference = reference(query.required("repo")?, query.get("tag"))?;
-    let (images, name) = (api.engine.images().clone(), name.to_owned());
-    api.carry_out(async move { images.tag(&name, &reference, Owner::Docker).await }).await?;
+    let (engine, name) = (api.engine.clone(), name.to_owned());
+    api.carry_out(async move { engine.tag_image(&name, &reference).await }).await?;
     Ok(empty(StatusCode::CREATED))
 }
 
 async fn remove(State(api): State<Shared>, query: Query, uri: Uri) -> ApiResult<Response> {
     let name = name_of(uri.path())?;
     let options = RemoveOptions { force: query.flag("force"), no_prune: query.flag("noprune") };
-    let (images, users) = (api.engine.images().clone(), image_users(&api.engine));
-    let removed = api.carry_out(async move { images.remove(&name, options, users).await }).await?;
+    let engine = api.engine.clone();
+    let removed = api.carry_out(async move { engine.remove_image(&name, options).await }).await?;
     ok(&removed.iter().map(image::removed).collect::<Vec<_>>())
 }
 
@@ -191,8 +192,8 @@ async fn prune(State(api): State<Shared>, query: Query) -> ApiResult<Response> {
         without_labels: image::labels(&filters, "label!"),
         until: until(&filters)?,
     };
-    let (images, users) = (api.engine.images().clone(), image_users(&api.engine));
-    let report = api.carry_out(async move { images.prune(&filter, users).await }).await?;
+    let engine = api.engine.clone();
+    let report = api.carry_out(async move { engine.prune_images(&filter).await }).await?;
     let deleted: Vec<_> = report.removed.iter().map(image::removed).collect();
     ok(&ImagePrune {
         images_deleted: (!deleted.is_empty()).then_some(deleted),
@@ -236,9 +237,13 @@ async fn pull(
         platform: platform.map_or(Wanted::Host, Wanted::Exactly),
         owner: Owner::Docker,
     };
-    let images = api.engine.images().clone();
+    let (engine, name) = (api.engine.clone(), request.reference.clone());
     let (sender, news) = Progress::channel();
-    let task = Box::pin(async move { images.pull(request, &sender).await.map(drop) });
+    let task = Box::pin(async move {
+        let image = engine.images().pull(request, &sender).await?;
+        engine.announce_image(ImageNews::Pulled(&name, &image));
+        Ok(())
+    });
     progress::respond(task, news, |_| true, api.closing()).await
 }
 
@@ -256,13 +261,14 @@ async fn import(
     }
     let reference = query.get("repo").map(|repo| reference(repo, query.get("tag"))).transpose()?;
     let options = ImportOptions {
-        reference,
+        reference: reference.clone(),
         changes: Changes::parse(query.all("changes"))?,
         message: query.get("message").unwrap_or("Imported from -").to_owned(),
         platform,
     };
     let input = body.into_data_stream().map_err(std::io::Error::other);
     let image = api.engine.images().import(input, options, Owner::Docker).await?;
+    api.engine.announce_image(ImageNews::Imported(&image, reference.as_ref()));
     let message = ProgressMessage { status: image.id.to_string(), ..ProgressMessage::default() };
     let mut response = Response::new(Body::from(line(&message, Ending::CarriageReturn)));
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
@@ -271,9 +277,14 @@ async fn import(
 
 async fn load(State(api): State<Shared>, query: Query, body: Body) -> ApiResult<Response> {
     let input = body.into_data_stream().map_err(std::io::Error::other);
-    let images = api.engine.images().clone();
+    let engine = api.engine.clone();
     let (sender, news) = Progress::channel();
-    let task = Box::pin(async move { images.load(input, Owner::Docker, &sender).await.map(drop) });
+    let task = Box::pin(async move {
+        for image in engine.images().load(input, Owner::Docker, &sender).await? {
+            engine.announce_image(ImageNews::Loaded(&image));
+        }
+        Ok(())
+    });
     let tell: fn(&Event) -> bool =
         if query.flag("quiet") { |event| matches!(event, Event::Loaded(_)) } else { |_| true };
     progress::respond(task, news, tell, api.closing()).await
@@ -291,7 +302,11 @@ async fn save(api: &Shared, names: &[String], query: &Query) -> ApiResult<Respon
     if query.get("platform").is_some() {
         return Err(ApiError::unsupported("saving one platform of an image is not supported"));
     }
-    let archive = api.engine.images().save(names).await?;
+    let images = api.engine.images();
+    let archive = images.save(names).await?;
+    for image in names.iter().filter_map(|name| images.resolve(name).ok()) {
+        api.engine.announce_image(ImageNews::Saved(&image));
+    }
     let mut response = Response::new(Body::from_stream(archive));
     response.headers_mut().insert(header::CONTENT_TYPE, TAR);
     Ok(response)

@@ -6,6 +6,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::StatusCode;
 use pouch_docker_types::network::NetworkPrune;
+use pouch_engine::EventKind;
 
 use super::absent::not_supported;
 use crate::api::Shared;
@@ -71,7 +72,8 @@ async fn remove(State(api): State<Shared>, Path(id): Path<String>) -> ApiResult<
 }
 
 /// Nothing but networks of users is ever pruned.
-async fn prune(query: Query) -> ApiResult<Response> {
+async fn prune(State(api): State<Shared>, query: Query) -> ApiResult<Response> {
     query.filters(&["label", "label!", "until"])?;
+    api.engine.announce_prune(EventKind::Network, 0);
     ok(&NetworkPrune { networks_deleted: None })
 }

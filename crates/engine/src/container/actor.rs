@@ -18,7 +18,7 @@ use super::state::{Announcement, Effect, Event, Force, Phase, Refused, Rules, St
 use super::{Container, Snapshot};
 use crate::engine::Inner;
 use crate::lifecycle::{cleanup, remove, start};
-use crate::view::{ContainerView, EndpointView, ExecView, Health, HealthStatus, StateView, Status};
+use crate::view::{ContainerView, EndpointView, Health, HealthStatus, StateView, Status};
 use crate::{EngineError, failpoint};
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
@@ -41,7 +41,7 @@ pub(crate) enum Message {
     /// The health probe's verdict of a run.
     Health(u64, Health),
     /// An exec began or ended.
-    Exec(Box<ExecView>),
+    Exec(pouch_types::ExecId),
 }
 
 /// Whether anonymous volumes go with the container.
@@ -210,10 +210,11 @@ impl Actor {
                 drop(reply.send(result));
             }
             Message::Health(generation, health) => self.health(generation, health),
-            Message::Exec(view) => {
-                self.volatile.execs.retain(|id| *id != view.id);
-                if view.running {
-                    self.volatile.execs.push(view.id);
+            Message::Exec(session) => {
+                self.volatile.execs.retain(|id| *id != session);
+                // Asked for now: the news of start and end may arrive in either order.
+                if self.engine.execs.runs(&session) {
+                    self.volatile.execs.push(session);
                 }
                 self.publish();
             }

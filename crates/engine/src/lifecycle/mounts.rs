@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use pouch_oci::{Access, ResolvedKind, ResolvedMount, SourcePropagation};
 use pouch_types::spec::{
     ContainerSpec, MountKind, MountOrigin, MountSpec, ReadOnlyRecursion, VolumesFrom,
 };
 use pouch_types::{Classified, ContainerId, ErrorKind};
+use tokio::sync::Semaphore;
 
 use crate::container::Container;
 use crate::container::record::Record;
@@ -107,7 +109,7 @@ async fn point(
     match &mut spec.kind {
         MountKind::Tmpfs { .. } => {}
         MountKind::Bind { source, create_source, .. } => {
-            if !*create_source && !Path::new(source.as_str()).exists() {
+            if !*create_source && !exists(source).await? {
                 return Err(EngineError::invalid(format!(
                     "invalid mount config for type \"bind\": bind source path does not exist: \
                      {source}"
@@ -195,6 +197,7 @@ pub(crate) async fn for_start(
     }
     for point in &record.mounts {
         mounts.push(resolved(engine, &record.id, point).await?);
+        engine.announce_mount("mount", &record.id, point);
     }
     Ok(mounts)
 }
@@ -251,23 +254,55 @@ async fn resolved(
     })
 }
 
-/// `-v` makes a missing directory; the host path is the administrator's, so links are followed.
+/// Time that a mount source on the host gets to answer: a file server may be gone.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
+/// Looks at mount sources that may hang in the kernel at the same time.
+static LOOKS: Semaphore = Semaphore::const_new(64);
+
+/// Whether there is something at `source`, links followed: the host path is the administrator's.
+async fn exists(source: &str) -> Result<bool, EngineError> {
+    look(source, |path| Ok(path.exists())).await
+}
+
+/// `-v` makes a missing directory.
 async fn make_source(source: &str) -> Result<(), EngineError> {
-    let path = source.to_owned();
-    let made = tokio::task::spawn_blocking(move || match std::fs::metadata(&path) {
+    look(source, |path| match std::fs::metadata(path) {
         Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => std::fs::create_dir_all(&path),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => std::fs::create_dir_all(path),
         Err(e) => Err(e),
-    });
-    // A network file system that hangs must not hold the start for ever.
-    match tokio::time::timeout(std::time::Duration::from_secs(20), made).await {
-        Ok(Ok(result)) => result.map_err(|e| {
-            EngineError::io(format!("error while creating mount source path '{source}'"), e)
-        }),
-        Ok(Err(e)) => Err(EngineError::new(ErrorKind::Internal, e.to_string())),
+    })
+    .await
+}
+
+/// Asks the host's file system about `source`, on a thread of its own: a thread that hangs in the
+/// kernel never comes back, and in a pool it would be missed, at the daemon's end too.
+async fn look<T: Send + 'static>(
+    source: &str,
+    work: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
+) -> Result<T, EngineError> {
+    let path = source.to_owned();
+    let failed =
+        |e| EngineError::io(format!("error while creating mount source path '{source}'"), e);
+    let asked = async {
+        let permit = LOOKS.acquire().await.map_err(std::io::Error::other)?;
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("mount-source".to_owned()).stack_size(128 * 1024).spawn(
+            move || {
+                // Nobody listens after the deadline.
+                let _ = reply.send(work(Path::new(&path)));
+                drop(permit);
+            },
+        )?;
+        answer.await.map_err(std::io::Error::other)?
+    };
+    match tokio::time::timeout(SOURCE_PATIENCE, asked).await {
+        Ok(result) => result.map_err(failed),
         Err(_) => Err(EngineError::new(
             ErrorKind::DeadlineExceeded,
-            format!("mount source path '{source}' did not answer within 20 s"),
+            format!(
+                "mount source path '{source}' did not answer within {} s",
+                SOURCE_PATIENCE.as_secs()
+            ),
         )),
     }
 }
@@ -279,10 +314,11 @@ pub(crate) async fn release(
 ) -> Result<(), pouch_volume::VolumeError> {
     let mut failed = None;
     for point in &view.mounts {
-        if let MountKind::Volume { name: Some(name), .. } = &point.spec.kind
-            && let Err(error) = engine.volumes.detach(name, &view.id).await
-        {
-            failed = Some(error);
+        if let MountKind::Volume { name: Some(name), .. } = &point.spec.kind {
+            match engine.volumes.detach(name, &view.id).await {
+                Ok(()) => engine.announce_mount("unmount", &view.id, point),
+                Err(error) => failed = Some(error),
+            }
         }
     }
     failed.map_or(Ok(()), Err)

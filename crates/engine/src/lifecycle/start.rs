@@ -18,7 +18,7 @@ use pouch_containerd::{self as backend, Stdin, Stdio, Terminal};
 use pouch_network::AttachRequest;
 use pouch_oci::{BuildContext, HostDevices, NetworkNamespace, ResolvedUser};
 use pouch_rootfd::RootFd;
-use pouch_types::spec::{ContainerSpec, NetworkMode, UtsMode};
+use pouch_types::spec::{ContainerSpec, NetworkMode, ProcessSpec, UtsMode};
 use pouch_types::{Classified, ErrorKind};
 
 use crate::container::Container;
@@ -98,7 +98,8 @@ async fn run(
     failpoint::hit("start:network-attached");
     files::write(engine, container, record, &network, &hostname, &endpoints)?;
 
-    let task = backend.new_task(stdio(spec)).await.map_err(runtime_error)?;
+    let task = backend.new_task(stdio(spec)).await;
+    let task = task.map_err(|e| runtime_error(NOT_CREATED, e))?;
     container.run().task = Some(Arc::clone(&task));
     failpoint::hit("start:task-created");
     let clients = std::mem::take(&mut container.run().waiting);
@@ -118,7 +119,7 @@ async fn run(
     durable.wait().await.map_err(|e| EngineError::wrap("record the start", e))?;
     failpoint::hit("start:committed");
     let at = Timestamp::now();
-    let pid = task.start().await.map_err(runtime_error)?;
+    let pid = task.start().await.map_err(|e| runtime_error(NOT_STARTED, e))?;
     failpoint::hit("start:task-started");
     let sandbox_key = match network {
         NetworkNamespace::Own(path) | NetworkNamespace::Joined(path) => Some(path.into()),
@@ -186,16 +187,19 @@ pub(crate) fn kept_spec(dir: &std::path::Path) -> Option<Arc<pouch_oci::spec::Sp
     serde_json::from_slice(&text).ok().map(Arc::new)
 }
 
+/// Docker's words for a container that was not made; the shim adds which command of the OCI
+/// runtime failed.
+const NOT_CREATED: &str = "failed to create task for container: failed to create shim task";
+/// As [`NOT_CREATED`], for a container that was made and not started.
+const NOT_STARTED: &str = "failed to start task for container";
+
 /// Failures of the OCI runtime in Docker's words, which the docker CLI knows.
-fn runtime_error(error: backend::Error) -> EngineError {
+fn runtime_error(doing: &'static str, error: backend::Error) -> EngineError {
     let kind = match error.kind() {
         ErrorKind::Internal | ErrorKind::Unavailable => ErrorKind::Internal,
         other => other,
     };
-    let wrapped = EngineError::wrap(
-        "failed to create task for container: failed to create shim task: OCI runtime create failed",
-        error,
-    );
+    let wrapped = EngineError::wrap(doing, error);
     // A command that cannot be executed is the request's fault.
     match exit_code(&wrapped) {
         126 | 127 => wrapped.with_kind(ErrorKind::Invalid),
@@ -259,12 +263,20 @@ async fn resolve_user(engine: &Inner, record: &Record) -> Result<ResolvedUser, E
         .mount_detached(&record.id)
         .await
         .map_err(|e| EngineError::wrap("open the root file system", e))?;
-    let process = &record.spec.process;
-    let (user, groups) = (process.user.clone(), process.group_add.clone());
-    tokio::task::spawn_blocking(move || pouch_oci::resolve_user(&root, &user, &groups))
-        .await
-        .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
-        .map_err(|e| EngineError::wrap("find the user", e))
+    look_up(root, record.spec.process.clone()).await
+}
+
+/// Reads the accounts below a root; what is not found is told in Docker's words alone.
+pub(crate) async fn look_up(
+    root: RootFd,
+    process: ProcessSpec,
+) -> Result<ResolvedUser, EngineError> {
+    tokio::task::spawn_blocking(move || {
+        pouch_oci::resolve_user(&root, &process.user, &process.group_add)
+    })
+    .await
+    .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
+    .map_err(|e| EngineError::new(e.kind(), pouch_types::error::chain(&e)))
 }
 
 fn create_request(
