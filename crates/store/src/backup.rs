@@ -73,17 +73,23 @@ pub(crate) fn spawn(database: &Path, notice: Notice) -> std::io::Result<()> {
                 if let Err(error) = write(&database) {
                     // A full disk, mostly: the last copy stands, the next change tries again.
                     tracing::warn!(%error, "the database could not be copied");
+                    // Half a copy only takes space that is short.
+                    let _ = std::fs::remove_file(unfinished(&database));
                 }
             }
         })
         .map(drop)
 }
 
+/// Where the next copy is made.
+fn unfinished(database: &Path) -> PathBuf {
+    let mut name = path(database).into_os_string();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
 fn write(database: &Path) -> rusqlite::Result<()> {
-    let copy = path(database);
-    let mut new = copy.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
+    let (copy, new) = (path(database), unfinished(database));
     // VACUUM INTO refuses a file that exists; one left by a crash is worth nothing.
     let _ = std::fs::remove_file(&new);
     let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;

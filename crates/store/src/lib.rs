@@ -8,8 +8,8 @@
 //! The store knows no table: each crate that keeps rows exports a [`Schema`], a list of migrations
 //! that is only ever appended to.
 //!
-//! A reserve file beside the database is given up when the disk is nearly full, so that stopping
-//! and removing still work then.
+//! Blocks of the write-ahead log are allocated ahead, and a reserve file beside the database is
+//! given up when the disk is nearly full, so that stopping and removing still work then.
 //!
 //! A damaged database is moved aside (`<path>.corrupt-<seconds>`) and the last copy of it, made
 //! about a second after each change, opened instead; the engine adds what it can from the records
@@ -47,6 +47,15 @@ pub enum StoreError {
     /// SQLite refused.
     #[error("database")]
     Sqlite(#[from] rusqlite::Error),
+    /// There is no space for the write-ahead log.
+    #[error("no space left on the file system of the database {path}")]
+    Full {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's word for it.
+        #[source]
+        source: rusqlite::Error,
+    },
     /// A value in a column is not what was written.
     #[error("row of {table} does not parse")]
     Row {
@@ -95,6 +104,7 @@ impl Classified for StoreError {
             {
                 ErrorKind::ResourceExhausted
             }
+            Self::Full { .. } => ErrorKind::ResourceExhausted,
             Self::Sqlite(_) | Self::Row { .. } => ErrorKind::Internal,
             Self::Closed => ErrorKind::Unavailable,
         }

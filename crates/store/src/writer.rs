@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::StoreError;
@@ -100,7 +100,14 @@ fn commit(connection: &mut Connection, batch: Vec<Request>) {
         // Each waiter gets the failure itself: a full disk must be called that.
         Err(error) => {
             tracing::error!(error = %error, "the store could not commit");
-            replies.into_iter().for_each(|reply| reply(Err(StoreError::Sqlite(copy(&error)))));
+            let path = connection.path().map(std::path::PathBuf::from);
+            let failure = |error: &rusqlite::Error| match (error.sqlite_error_code(), &path) {
+                (Some(ErrorCode::DiskFull), Some(path)) => {
+                    StoreError::Full { path: path.clone(), source: copy(error) }
+                }
+                _ => StoreError::Sqlite(copy(error)),
+            };
+            replies.into_iter().for_each(|reply| reply(Err(failure(&error))));
         }
     }
 }
