@@ -159,7 +159,11 @@ pub(crate) fn secret(text: &str) -> Option<HeaderValue> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
     Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+    /// The scope that it names is not looked at: what we want to do is ours to say.
+    Bearer {
+        realm: String,
+        service: Option<String>,
+    },
 }
 
 impl Challenge {
@@ -186,19 +190,18 @@ fn parse_challenge(header: &str) -> Option<Challenge> {
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }
-    let (mut realm, mut service, mut scope) = (None, None, None);
+    let (mut realm, mut service) = (None, None);
     let mut rest = rest.trim_start();
     while let Some((name, after)) = rest.split_once('=') {
         let (value, next) = parameter(after)?;
         match name.trim().to_ascii_lowercase().as_str() {
             "realm" => realm = Some(value),
             "service" => service = Some(value),
-            "scope" => scope = Some(value),
             _ => {}
         }
         rest = next.trim_start().trim_start_matches(',').trim_start();
     }
-    Some(Challenge::Bearer { realm: realm?, service, scope })
+    Some(Challenge::Bearer { realm: realm?, service })
 }
 
 /// A token or quoted string, and what follows.
@@ -273,7 +276,6 @@ mod tests {
             Some(Challenge::Bearer {
                 realm: "https://a.io/token?x=1,2".into(),
                 service: Some("r \"x\"".into()),
-                scope: Some("repository:a/b:pull".into()),
             })
         );
         assert_eq!(parse_challenge("basic realm=x"), Some(Challenge::Basic));

@@ -1,21 +1,29 @@
-//! Where a registry is: host, scheme, and how much its certificate matters. Mirrors will be
-//! further endpoints of the same domain.
+//! Where a registry is: host, scheme, and how much its certificate matters.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use reqwest::Url;
 
+use crate::certs::Identity;
 use crate::error::RegistryError;
-use crate::transport::{Security, Transport};
+use crate::transport::{Request, Security, Tls, Transport, names};
 
-/// A place to ask for a domain's repositories.
+/// The host that serves docker.io.
+pub(crate) const DOCKER_HUB: &str = "registry-1.docker.io";
+/// The registry of names without a host.
+const DOCKER_IO: &str = "docker.io";
+/// For one look whether a host speaks TLS or plain HTTP.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// A place to ask for repositories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     /// `https://registry-1.docker.io/v2/`
     pub(crate) base: Url,
-    pub(crate) security: Security,
+    pub(crate) tls: Tls,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,43 +39,83 @@ pub(crate) struct Endpoints {
     known: Mutex<HashMap<String, Endpoint>>,
 }
 
+/// The host behind the name of a registry.
+pub(crate) fn host_of(domain: &str) -> &str {
+    if domain == DOCKER_IO { DOCKER_HUB } else { domain }
+}
+
+/// The base of the API at `host[:port]` over TLS.
+pub(crate) fn https(host: &str) -> Result<Url, RegistryError> {
+    let url = Url::parse(&format!("https://{host}/v2/")).ok();
+    url.filter(|url| url.path() == "/v2/" && url.username().is_empty() && url.query().is_none())
+        .ok_or_else(|| RegistryError::Protocol {
+            host: host.to_owned(),
+            why: "is no host name".to_owned(),
+        })
+}
+
 impl Endpoints {
     pub(crate) fn new(insecure: &[String]) -> Self {
         let insecure = insecure.iter().map(|text| parse(text)).collect();
         Self { insecure, known: Mutex::default() }
     }
 
-    /// The endpoint of a domain, for example `docker.io` or `localhost:5000`.
+    /// The endpoint of a domain, for example `docker.io` or `localhost:5000`. `extra` are
+    /// certificates of the registry that its `hosts.toml` directory holds.
     pub(crate) async fn of(
         &self,
         domain: &str,
+        extra: &Identity,
         transport: &Transport,
     ) -> Result<Endpoint, RegistryError> {
-        let host = if domain == "docker.io" { "registry-1.docker.io" } else { domain };
-        let url = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|_| RegistryError::Protocol {
-                host: host.to_owned(),
-                why: "is no host name".to_owned(),
-            })
-        };
-        let secure = Endpoint { base: url("https")?, security: Security::Verified };
-        if !self.is_insecure(&secure.base, host) {
-            return Ok(secure);
+        let host = host_of(domain);
+        let base = https(host)?;
+        let mut identity = extra.clone();
+        if identity.is_empty() {
+            identity = self.identity(domain, &base, transport).await?;
         }
-        if let Some(known) = self.known().get(host) {
+        if !self.is_insecure(&base) {
+            return Ok(Endpoint { base, tls: Tls::new(Security::Verified, identity) });
+        }
+        if let Some(known) = self.known().get(host)
+            && *known.tls.identity == identity
+        {
             return Ok(known.clone());
         }
         // As Docker does: TLS without a trusted certificate still beats no TLS.
-        let tls = Endpoint { security: Security::Unverified, ..secure };
-        let endpoint = if transport.answers(&tls).await.is_ok() {
+        let tls = Endpoint { base, tls: Tls::new(Security::Unverified, identity) };
+        let endpoint = if answers(transport, &tls).await.is_ok() {
             tls
         } else {
-            let plain = Endpoint { base: url("http")?, security: Security::Unverified };
-            transport.answers(&plain).await?;
+            let mut plain = tls;
+            if plain.base.set_scheme("http").is_err() {
+                return Err(RegistryError::Protocol {
+                    host: host.to_owned(),
+                    why: "is no host name".to_owned(),
+                });
+            }
+            answers(transport, &plain).await?;
             plain
         };
         self.known().insert(host.to_owned(), endpoint.clone());
         Ok(endpoint)
+    }
+
+    /// The certificates for a registry, under the name that people use or that of its host.
+    async fn identity(
+        &self,
+        domain: &str,
+        base: &Url,
+        transport: &Transport,
+    ) -> Result<Identity, RegistryError> {
+        let dirs = transport.config.certs_dirs.clone();
+        if dirs.is_empty() {
+            return Ok(Identity::default());
+        }
+        let mut all = vec![domain.to_owned()];
+        all.extend(names(base));
+        let found = tokio::task::spawn_blocking(move || Identity::find(&dirs, &all)).await;
+        found.unwrap_or_else(|_| Ok(Identity::default()))
     }
 
     /// What was learnt of a host may be wrong after it was set up anew.
@@ -80,15 +128,29 @@ impl Endpoints {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_insecure(&self, url: &Url, host: &str) -> bool {
+    /// Whether a host may do without a certificate that is trusted.
+    pub(crate) fn is_insecure(&self, url: &Url) -> bool {
         let bare = url.host_str().unwrap_or_default();
+        let host = crate::transport::host(url);
         is_loopback(bare)
             || self.insecure.iter().any(|entry| match entry {
-                Insecure::Host(name) => name == host || name == bare,
+                Insecure::Host(name) => *name == host || name == bare,
                 Insecure::Network(network, bits) => {
                     address(bare).is_some_and(|a| within(a, *network, *bits))
                 }
             })
+    }
+}
+
+/// Whether anything speaks HTTP there.
+async fn answers(transport: &Transport, endpoint: &Endpoint) -> Result<(), RegistryError> {
+    let request = Request::get(endpoint.base.clone());
+    let exchange = transport.begin(&endpoint.tls, &request)?;
+    match tokio::time::timeout(PROBE, exchange).await {
+        Ok(outcome) => outcome.map(drop),
+        Err(_) => {
+            Err(RegistryError::Idle { host: crate::transport::host(&endpoint.base), after: PROBE })
+        }
     }
 }
 
@@ -131,10 +193,7 @@ mod tests {
     fn only_loopback_and_what_is_configured_is_insecure() {
         let entries = ["reg.lan:5000", "10.1.0.0/16", "fd00::/8", "http://other.lan/"];
         let endpoints = Endpoints::new(&entries.map(str::to_owned));
-        let insecure = |host: &str| {
-            let url = Url::parse(&format!("https://{host}/v2/")).unwrap();
-            endpoints.is_insecure(&url, host)
-        };
+        let insecure = |host: &str| endpoints.is_insecure(&https(host).unwrap());
         for host in [
             "localhost:5000",
             "127.0.0.9",

@@ -1,5 +1,7 @@
 //! Failures of the registry protocol, with the words that Docker's clients know.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pouch_types::{Classified, Digest, ErrorKind};
@@ -118,6 +120,26 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+    /// Bytes, but too few.
+    #[error("{host} sent only {bytes} bytes in {} s", .after.as_secs_f32())]
+    Slow {
+        /// Registry or mirror.
+        host: String,
+        /// What came.
+        bytes: u64,
+        /// While it was waited for.
+        after: Duration,
+    },
+    /// A body ended before its end.
+    #[error("{host} ended a blob after {got} of {size} bytes")]
+    Short {
+        /// Registry or mirror.
+        host: String,
+        /// Offset that was reached.
+        got: u64,
+        /// The blob's size.
+        size: u64,
+    },
     /// No byte for too long.
     #[error("{host} sent nothing for {} s", .after.as_secs())]
     Idle {
@@ -134,9 +156,114 @@ pub enum RegistryError {
         /// What is wrong.
         why: String,
     },
+    /// A setting that makes no sense.
+    #[error("{key}: {value:?} {why}")]
+    Config {
+        /// The key in the configuration.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A `hosts.toml` that cannot be used.
+    #[error("{path}")]
+    Hosts {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        why: HostsError,
+    },
+    /// Certificates of a host that cannot be used.
+    #[error("{path}")]
+    Certs {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        why: CertsError,
+    },
+    /// What should be uploaded cannot be read.
+    #[error("cannot read blob {digest} at {offset}")]
+    Read {
+        /// Of the blob.
+        digest: Box<Digest>,
+        /// Where in it.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The blob that should be uploaded is shorter than it should be.
+    #[error("blob {digest} ends after {size} bytes")]
+    Truncated {
+        /// Of the blob.
+        digest: Box<Digest>,
+        /// What there is.
+        size: u64,
+    },
+    /// The registry does not take a push from us.
+    #[error("push access denied for {repository}, it may require 'docker login': {message}")]
+    PushDenied {
+        /// The repository as people know it.
+        repository: String,
+        /// The registry's words.
+        message: String,
+    },
+    /// The host does not let us push.
+    #[error("no host of {0} takes a push")]
+    NoPush(String),
+    /// The reference has a digest but no tag to push to.
+    #[error("cannot push {0}: it has no tag")]
+    NoTag(String),
     /// The HTTP client cannot be made, for example for want of CA certificates.
     #[error("set up of the TLS client")]
     Client(#[source] reqwest::Error),
+}
+
+/// Why a `hosts.toml` was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum HostsError {
+    /// I/O.
+    #[error("cannot be read")]
+    Read(#[source] io::Error),
+    /// It is not TOML.
+    #[error("line {line}: {message}")]
+    Parse {
+        /// From 1.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// A key has a value that makes no sense.
+    #[error("{key} {why}")]
+    Key {
+        /// With the tables around it.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Why certificates were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CertsError {
+    /// I/O.
+    #[error("cannot be read")]
+    Read(#[source] io::Error),
+    /// A `*.crt` without a certificate.
+    #[error("holds no certificate in PEM")]
+    NoCertificate,
+    /// A `*.cert` or `*.key` that TLS cannot use.
+    #[error("holds no certificate with its key in PEM")]
+    NoIdentity,
+    /// A certificate without its key.
+    #[error("has no key {}", .0.display())]
+    NoKey(PathBuf),
+    /// A key without its certificate.
+    #[error("has no certificate {}", .0.display())]
+    NoCert(PathBuf),
 }
 
 /// Why a manifest or index was refused.
@@ -175,17 +302,21 @@ impl Classified for RegistryError {
             | Self::NameUnknown { .. }
             | Self::BlobUnknown(_)
             | Self::NoPlatform(_) => ErrorKind::NotFound,
-            Self::Unauthorized { .. } | Self::Unsafe { .. } => ErrorKind::Denied,
+            Self::Unauthorized { .. } | Self::PushDenied { .. } | Self::Unsafe { .. } => {
+                ErrorKind::Denied
+            }
             Self::Platform(_)
             | Self::Document { .. }
             | Self::Digest { .. }
             | Self::TooLarge { .. } => ErrorKind::Invalid,
-            Self::Schema1(_) => ErrorKind::Unsupported,
+            Self::NoTag(_) => ErrorKind::Invalid,
+            Self::Schema1(_) | Self::NoPush(_) => ErrorKind::Unsupported,
             Self::RateLimited { .. } => ErrorKind::ResourceExhausted,
             Self::Status { .. } | Self::Transport { .. } => ErrorKind::Unavailable,
-            Self::Idle { .. } => ErrorKind::DeadlineExceeded,
-            Self::Protocol { .. } => ErrorKind::Unavailable,
-            Self::Client(_) => ErrorKind::Internal,
+            Self::Idle { .. } | Self::Slow { .. } => ErrorKind::DeadlineExceeded,
+            Self::Protocol { .. } | Self::Short { .. } => ErrorKind::Unavailable,
+            Self::Config { .. } | Self::Hosts { .. } | Self::Certs { .. } => ErrorKind::Invalid,
+            Self::Client(_) | Self::Read { .. } | Self::Truncated { .. } => ErrorKind::Internal,
         }
     }
 }
@@ -195,7 +326,11 @@ impl RegistryError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Transport { .. } | Self::Idle { .. } | Self::RateLimited { .. } => true,
+            Self::Transport { .. }
+            | Self::Idle { .. }
+            | Self::Slow { .. }
+            | Self::Short { .. }
+            | Self::RateLimited { .. } => true,
             Self::Status { status, .. } => matches!(status, 500 | 502 | 503 | 504 | 408),
             _ => false,
         }

@@ -1,4 +1,5 @@
-//! The pull side of the registry protocol (OCI distribution-spec 1.1, Docker Registry HTTP API V2).
+//! The registry protocol (OCI distribution-spec 1.1, Docker Registry HTTP API V2): references to
+//! verified documents and streams, and back.
 //!
 //! A [`Registry`] is made once; a [`Repository`] is one client's session with one repository: its
 //! credentials and token live and die with it, so no client ever uses another's rights.
@@ -7,59 +8,53 @@
 //! untrusted: answers are bounded while they stream, redirects are followed by hand so that
 //! credentials stay with the registry (SEC-30), a token service must be as private as the registry
 //! itself, and documents that read two ways are refused (SEC-29).
+//!
+//! A repository may be had from several *sources*: a Dragonfly peer, mirrors, the registry itself
+//! (`source`). `rounds` decides whom to ask next, `session` asks one of them once, and `blob` puts
+//! a stream together from whatever they give. No mirror is believed in what can be checked.
 
 #![forbid(unsafe_code)]
 
 mod auth;
+mod blob;
+mod body;
+mod certs;
+mod config;
 mod dns;
 pub mod document;
 mod endpoint;
 mod error;
+mod hosts;
+mod login;
 pub mod platform;
+mod push;
 mod repository;
+mod rounds;
+mod session;
+mod source;
+mod token;
 mod transport;
+mod upload;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pouch_types::ImageRef;
 
 pub use auth::{AuthFields, Credentials, InvalidAuth};
+pub use blob::BlobStream;
+pub use config::RegistryConfig;
 pub use document::{Content, Descriptor, Document, Manifest};
-pub use error::{DocumentError, RegistryError};
+pub use error::{CertsError, DocumentError, HostsError, RegistryError};
+pub use login::Login;
 pub use platform::{Platform, Wanted};
-pub use repository::{BlobStream, Repository, Resolved};
+pub use push::PushTo;
+pub use repository::{Repository, Resolved};
+pub use session::Recourse;
+pub use upload::{FileSource, Pushed, UploadSource};
 
 use endpoint::Endpoints;
+use source::Bench;
 use transport::Transport;
-
-/// How registries are spoken to.
-#[derive(Debug, Clone)]
-pub struct RegistryConfig {
-    /// Hosts (`host[:port]`) or networks (`10.0.0.0/8`) whose certificates are not checked and
-    /// that may speak plain HTTP. Loopback addresses always may.
-    pub insecure: Vec<String>,
-    /// For a TCP and TLS connection.
-    pub connect_timeout: Duration,
-    /// For the next byte.
-    pub idle_timeout: Duration,
-    /// Attempts of one request in all (Docker's `max-download-attempts`).
-    pub attempts: u32,
-    /// Before the second attempt; doubled for each further one.
-    pub back_off: Duration,
-}
-
-impl Default for RegistryConfig {
-    fn default() -> Self {
-        Self {
-            insecure: Vec::new(),
-            connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(30),
-            attempts: 5,
-            back_off: Duration::from_millis(500),
-        }
-    }
-}
 
 /// All registries. A handle; clones share connections.
 #[derive(Debug, Clone)]
@@ -69,29 +64,47 @@ pub struct Registry(Arc<Inner>);
 pub(crate) struct Inner {
     transport: Transport,
     endpoints: Endpoints,
+    bench: Bench,
+    /// Of docker.io.
+    mirrors: Vec<reqwest::Url>,
+    dragonfly: Option<reqwest::Url>,
 }
 
 impl Registry {
     /// Prepares the clients; connects to nothing.
     ///
     /// # Errors
-    /// When the HTTP client cannot be made.
+    /// [`RegistryError::Config`] for a mirror that is no URL of one.
     pub fn new(config: RegistryConfig) -> Result<Self, RegistryError> {
         let endpoints = Endpoints::new(&config.insecure);
-        let transport = Transport::new(config)?;
-        Ok(Self(Arc::new(Inner { transport, endpoints })))
+        let mirrors = config.parsed_mirrors()?;
+        let dragonfly = config.parsed_dragonfly()?;
+        let transport = Transport::new(config);
+        let bench = Bench::default();
+        Ok(Self(Arc::new(Inner { transport, endpoints, bench, mirrors, dragonfly })))
     }
 
-    /// A session with the repository of `reference`.
+    /// A session with the repository of `reference`. Reads the files that concern it, connects to
+    /// nothing.
     ///
     /// # Errors
-    /// When a registry that may speak plain HTTP speaks neither that nor TLS.
+    /// [`RegistryError::Hosts`] and [`RegistryError::Certs`] for files that cannot be used.
     pub async fn repository(
         &self,
         reference: &ImageRef,
         credentials: Credentials,
     ) -> Result<Repository, RegistryError> {
-        let endpoint = self.0.endpoints.of(reference.domain(), &self.0.transport).await?;
-        Ok(Repository::new(Arc::clone(&self.0), reference, endpoint, credentials))
+        let inner = Arc::clone(&self.0);
+        let domain = reference.domain().to_owned();
+        let look = {
+            let inner = Arc::clone(&inner);
+            move || source::sources(&domain, &inner)
+        };
+        let sources =
+            tokio::task::spawn_blocking(look).await.map_err(|_| RegistryError::Protocol {
+                host: reference.domain().to_owned(),
+                why: "cannot be looked up: the daemon stops".to_owned(),
+            })??;
+        Ok(Repository::new(inner, reference, sources, credentials))
     }
 }

@@ -1,17 +1,20 @@
-//! HTTP with bounds: deadlines on every wait, a cap on every body, redirects by hand, and a few
-//! more tries when the other side is unwell.
+//! HTTP with bounds: deadlines on every wait, a cap on every body, redirects by hand.
+//!
+//! One request is one attempt here; whom to ask next, and when, is [`crate::rounds`]'s business.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
-use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::RegistryConfig;
+use crate::body::{Body, Pace};
+use crate::certs::Identity;
 use crate::dns::Resolver;
-use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
 
 /// Bytes of an error's body that are read.
@@ -19,33 +22,62 @@ const ERROR_BYTES: u64 = 64 << 10;
 /// Redirects of one request.
 const REDIRECTS: usize = 5;
 /// The longest `Retry-After` that is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest back-off.
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
-/// For a document as a whole, however it trickles.
-const DOCUMENT_DEADLINE: Duration = Duration::from_secs(120);
+/// Clients that are kept, one for each set of certificates.
+const CLIENTS: usize = 64;
 
 /// Whether a host must prove who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Security {
-    /// TLS with a certificate that the system trusts.
+    /// TLS with a certificate that the system or the host's own CAs trust.
     Verified,
     /// TLS with any certificate, or plain HTTP.
     Unverified,
 }
 
-/// One request. It has no body but a form.
-#[derive(Debug, Clone)]
-pub(crate) struct Request<'a> {
+/// How a host is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Tls {
+    pub(crate) security: Security,
+    pub(crate) identity: Arc<Identity>,
+}
+
+impl Tls {
+    pub(crate) fn new(security: Security, identity: Identity) -> Self {
+        Self { security, identity: Arc::new(identity) }
+    }
+}
+
+/// What a request carries.
+#[derive(Clone, Default)]
+pub(crate) enum Payload {
+    #[default]
+    Empty,
+    /// Fields of a form, secrets among them.
+    Form(String),
+    Bytes(Bytes),
+    /// Makes the body anew for each attempt, with its length.
+    Stream(Arc<dyn Fn() -> reqwest::Body + Send + Sync>, u64),
+}
+
+/// One request.
+#[derive(Clone)]
+pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
-    pub(crate) form: Option<&'a str>,
+    pub(crate) payload: Payload,
 }
 
-impl Request<'_> {
+impl Request {
+    pub(crate) fn new(method: Method, url: Url) -> Self {
+        Self { method, url, headers: HeaderMap::new(), payload: Payload::Empty }
+    }
+
     pub(crate) fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, headers: HeaderMap::new(), form: None }
+        Self::new(Method::GET, url)
     }
 
     pub(crate) fn authorized(mut self, authorization: Option<HeaderValue>) -> Self {
@@ -59,12 +91,9 @@ impl Request<'_> {
 /// The HTTP clients.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    config: RegistryConfig,
+    pub(crate) config: RegistryConfig,
     resolver: Resolver,
-    /// Made when first needed: without CA certificates on the machine it cannot be made, and a
-    /// registry on loopback needs none.
-    verified: OnceCell<Client>,
-    unverified: Client,
+    clients: Mutex<HashMap<Tls, Client>>,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -73,89 +102,78 @@ impl std::fmt::Debug for Resolver {
     }
 }
 
-fn builder(config: &RegistryConfig, resolver: &Resolver) -> reqwest::ClientBuilder {
-    Client::builder()
-        .user_agent(concat!("pouch/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(config.connect_timeout)
-        .pool_idle_timeout(Duration::from_secs(30))
-        .dns_resolver(std::sync::Arc::new(resolver.clone()))
-}
-
 impl Transport {
-    pub(crate) fn new(config: RegistryConfig) -> Result<Self, RegistryError> {
+    pub(crate) fn new(config: RegistryConfig) -> Self {
         // One provider for the process. An error says that there is one already, which will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let resolver = Resolver::default();
-        let unverified = builder(&config, &resolver)
+        Self { config, resolver: Resolver::default(), clients: Mutex::default() }
+    }
+
+    /// The client for a host. Made when first needed: without CA certificates on the machine it
+    /// cannot be made, and a registry on loopback needs none.
+    fn client(&self, tls: &Tls) -> Result<Client, RegistryError> {
+        let known = || self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = known().get(tls) {
+            return Ok(client.clone());
+        }
+        let mut builder = Client::builder()
+            .user_agent(concat!("pouch/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(self.config.connect_timeout)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .dns_resolver(Arc::new(self.resolver.clone()));
+        for pem in &tls.identity.cas {
+            let list = reqwest::Certificate::from_pem_bundle(pem).map_err(RegistryError::Client)?;
+            builder = builder.tls_certs_merge(list);
+        }
+        if let Some(pem) = &tls.identity.client {
+            let identity = reqwest::Identity::from_pem(&pem.0).map_err(RegistryError::Client)?;
+            builder = builder.identity(identity);
+        }
+        if tls.security == Security::Unverified {
             // These are loopback and hosts of the own network: a proxy does not know them.
-            .no_proxy()
-            .tls_danger_accept_invalid_certs(true)
-            .build()
-            .map_err(RegistryError::Client)?;
-        Ok(Self { config, resolver, verified: OnceCell::new(), unverified })
-    }
-
-    pub(crate) const fn attempts(&self) -> u32 {
-        self.config.attempts
-    }
-
-    async fn client(&self, security: Security) -> Result<&Client, RegistryError> {
-        match security {
-            Security::Unverified => Ok(&self.unverified),
-            Security::Verified => {
-                let make = || async { builder(&self.config, &self.resolver).build() };
-                self.verified.get_or_try_init(make).await.map_err(RegistryError::Client)
-            }
+            builder = builder.no_proxy().tls_danger_accept_invalid_certs(true);
         }
-    }
-
-    /// Whether anything speaks HTTP there.
-    pub(crate) async fn answers(&self, endpoint: &Endpoint) -> Result<(), RegistryError> {
-        let request = Request::get(endpoint.base.clone());
-        self.once(endpoint.security, &request).await.map(drop)
-    }
-
-    /// Sends a request until it is answered with something else than a passing failure, and
-    /// follows redirects. The answer may be an error status.
-    pub(crate) async fn send(
-        &self,
-        security: Security,
-        request: &Request<'_>,
-    ) -> Result<Response, RegistryError> {
-        let mut attempt = 1;
-        loop {
-            let outcome = self.follow(security, request.clone()).await;
-            let wait = match &outcome {
-                Ok(response) if is_passing(response.status()) => {
-                    retry_after(response).unwrap_or_else(|| self.back_off(attempt))
-                }
-                Err(error) if error.is_transient() => self.back_off(attempt),
-                _ => return outcome,
-            };
-            if attempt >= self.config.attempts || wait > PATIENCE {
-                return outcome;
-            }
-            tracing::debug!(url = %bare(&request.url), attempt, ?wait, "registry: trying again");
-            // The answer's connection is of no use meanwhile.
-            drop(outcome);
-            tokio::time::sleep(wait).await;
-            attempt += 1;
+        let client = builder.build().map_err(RegistryError::Client)?;
+        let mut known = known();
+        if known.len() >= CLIENTS {
+            known.clear();
         }
+        known.insert(tls.clone(), client.clone());
+        Ok(client)
     }
 
+    /// What the files say of TLS with a host that nothing else is known of.
+    pub(crate) async fn tls_of(&self, url: &Url) -> Result<Tls, RegistryError> {
+        let dirs = self.config.certs_dirs.clone();
+        if dirs.is_empty() || url.scheme() != "https" {
+            return Ok(Tls::new(Security::Verified, Identity::default()));
+        }
+        let names = names(url);
+        let found = tokio::task::spawn_blocking(move || Identity::find(&dirs, &names)).await;
+        let identity = found.unwrap_or_else(|_| Ok(Identity::default()))?;
+        Ok(Tls::new(Security::Verified, identity))
+    }
+
+    /// The wait before attempt `attempt + 1`: doubled each time, and spread, so that clients that
+    /// failed together do not come back together.
     pub(crate) fn back_off(&self, attempt: u32) -> Duration {
         let factor = 1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.config.back_off.saturating_mul(factor).min(BACK_OFF_MAX)
+        let whole = self.config.back_off.saturating_mul(factor).min(BACK_OFF_MAX);
+        let random = getrandom::u32().unwrap_or(u32::MAX);
+        whole.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
     }
 
-    async fn follow(
+    /// Sends a request and follows redirects. The answer may be an error status.
+    pub(crate) async fn follow(
         &self,
-        mut security: Security,
-        mut request: Request<'_>,
+        tls: &Tls,
+        mut request: Request,
     ) -> Result<Response, RegistryError> {
+        let mut tls = tls.clone();
         for _ in 0..=REDIRECTS {
-            let response = self.once(security, &request).await?;
+            let response = self.once(&tls, &request).await?;
             let location = match response.status().as_u16() {
                 301 | 302 | 303 | 307 | 308 => response.headers().get(LOCATION),
                 _ => None,
@@ -163,26 +181,30 @@ impl Transport {
             let Some(location) = location else { return Ok(response) };
             let refuse =
                 |why: &str| RegistryError::Unsafe { host: host(&request.url), why: why.to_owned() };
-            if request.form.is_some() {
-                return Err(refuse("redirects a request that carries credentials"));
+            match request.payload {
+                Payload::Empty => {}
+                Payload::Form(_) => {
+                    return Err(refuse("redirects a request that carries credentials"));
+                }
+                _ => return Err(refuse("redirects an upload")),
             }
             let target = location
                 .to_str()
                 .ok()
                 .and_then(|text| request.url.join(text).ok())
                 .ok_or_else(|| refuse("redirects to what is no URL"))?;
-            match (request.url.scheme(), target.scheme()) {
-                ("https", "https") => {}
-                ("http", "https") => security = Security::Verified,
-                // Plain HTTP was agreed to for this registry, not for wherever it points.
-                ("http", "http") if request.url.host_str() == target.host_str() => {}
-                _ => return Err(refuse("redirects to a place that is not as private")),
+            if !as_private(&request.url, &target) {
+                return Err(refuse("redirects to a place that is not as private"));
             }
             if !same_origin(&request.url, &target) {
                 // The credentials are the registry's, and so is the leave to skip its certificate.
-                request.headers.remove(AUTHORIZATION);
+                // Headers of ours that are no business of others go with them.
+                request.headers.retain_public();
                 if request.url.host_str() != target.host_str() {
-                    security = Security::Verified;
+                    tls = self.tls_of(&target).await?;
+                } else if request.url.scheme() != target.scheme() {
+                    let security = Security::Verified;
+                    tls = Tls { security, ..self.tls_of(&target).await? };
                 }
             }
             request.url = target;
@@ -193,70 +215,68 @@ impl Transport {
         })
     }
 
-    async fn once(
+    /// Sends a request that carries no upload, once.
+    async fn once(&self, tls: &Tls, request: &Request) -> Result<Response, RegistryError> {
+        let limit = self.config.connect_timeout + self.config.idle_timeout;
+        match timeout(limit, self.begin(tls, request)?).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(RegistryError::Idle { host: host(&request.url), after: limit }),
+        }
+    }
+
+    /// The exchange of one request, without a deadline.
+    pub(crate) fn begin(
         &self,
-        security: Security,
-        request: &Request<'_>,
-    ) -> Result<Response, RegistryError> {
-        let client = self.client(security).await?;
+        tls: &Tls,
+        request: &Request,
+    ) -> Result<impl Future<Output = Result<Response, RegistryError>> + use<>, RegistryError> {
+        use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+        let client = self.client(tls)?;
         let mut built = client
             .request(request.method.clone(), request.url.clone())
             .headers(request.headers.clone());
-        if let Some(form) = request.form {
-            built = built
-                .header("content-type", "application/x-www-form-urlencoded")
-                .body(form.to_owned());
+        match &request.payload {
+            Payload::Empty => {
+                if !matches!(request.method, Method::GET | Method::HEAD) {
+                    built = built.header(CONTENT_LENGTH, 0);
+                }
+            }
+            Payload::Form(form) => {
+                built = built
+                    .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .body(form.clone());
+            }
+            Payload::Bytes(bytes) => built = built.body(bytes.clone()),
+            Payload::Stream(make, length) => {
+                built = built.header(CONTENT_LENGTH, *length).body(make());
+            }
         }
-        let limit = self.config.connect_timeout + self.config.idle_timeout;
-        match timeout(limit, built.send()).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(transport(&request.method, &request.url, error)),
-            Err(_) => Err(RegistryError::Idle { host: host(&request.url), after: limit }),
-        }
+        let (method, url) = (request.method.clone(), request.url.clone());
+        Ok(async move { built.send().await.map_err(|error| broken(&method, &url, error)) })
     }
 
     /// Reads a body of at most `limit` bytes.
     pub(crate) async fn body(
         &self,
-        mut response: Response,
+        response: Response,
         what: &'static str,
         limit: u64,
     ) -> Result<Bytes, RegistryError> {
-        let too_large = || RegistryError::TooLarge { what, limit };
-        if response.content_length().is_some_and(|length| length > limit) {
-            return Err(too_large());
-        }
-        let url = response.url().clone();
-        let read = async {
-            let mut body = BytesMut::new();
-            while let Some(chunk) = self.chunk(&mut response).await? {
-                if (body.len() + chunk.len()) as u64 > limit {
-                    return Err(too_large());
-                }
-                body.extend_from_slice(&chunk);
-            }
-            Ok(body.freeze())
-        };
-        timeout(DOCUMENT_DEADLINE, read)
-            .await
-            .map_err(|_| RegistryError::Idle { host: host(&url), after: DOCUMENT_DEADLINE })?
+        Body::new(response, self.patient()).collect(what, limit).await
     }
 
-    /// The next bytes of a body.
-    pub(crate) async fn chunk(
-        &self,
-        response: &mut Response,
-    ) -> Result<Option<Bytes>, RegistryError> {
-        let after = self.config.idle_timeout;
-        match timeout(after, response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(transport(&Method::GET, response.url(), error)),
-            Err(_) => Err(RegistryError::Idle { host: host(response.url()), after }),
-        }
+    /// How long a registry itself is waited for.
+    pub(crate) fn patient(&self) -> Pace {
+        Pace::registry(self.config.idle_timeout)
+    }
+
+    /// How long a mirror is waited for.
+    pub(crate) fn strict(&self) -> Pace {
+        Pace::mirror(self.config.mirror_patience, self.config.mirror_pace)
     }
 
     /// The registry's words in an error answer, `code: message`, and the first code.
-    pub(crate) async fn complaint(&self, response: Response) -> Complaint {
+    pub(crate) async fn complaint(&self, response: Response, pace: Pace) -> Complaint {
         #[derive(serde::Deserialize)]
         struct Errors {
             errors: Vec<One>,
@@ -270,7 +290,8 @@ impl Transport {
         }
         let status = response.status();
         let fallback = status.canonical_reason().unwrap_or("no reason given").to_lowercase();
-        let Ok(body) = self.body(response, "error message", ERROR_BYTES).await else {
+        let body = Body::new(response, pace).collect("error message", ERROR_BYTES).await;
+        let Ok(body) = body else {
             return Complaint { code: String::new(), message: fallback };
         };
         let first = serde_json::from_slice::<Errors>(&body)
@@ -291,6 +312,24 @@ impl Transport {
     }
 }
 
+/// Drops what only the first host may see.
+trait RetainPublic {
+    fn retain_public(&mut self);
+}
+
+impl RetainPublic for HeaderMap {
+    fn retain_public(&mut self) {
+        let secret: Vec<_> = self
+            .iter()
+            .filter(|(name, value)| **name == AUTHORIZATION || value.is_sensitive())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in secret {
+            self.remove(name);
+        }
+    }
+}
+
 /// What a registry says is wrong.
 #[derive(Debug)]
 pub(crate) struct Complaint {
@@ -299,20 +338,41 @@ pub(crate) struct Complaint {
     pub(crate) message: String,
 }
 
-fn is_passing(status: StatusCode) -> bool {
+/// Whether the same request may be answered otherwise a moment later.
+pub(crate) fn is_passing(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
+pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     // Registries send seconds; a date is read by nobody and falls to the back-off.
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-fn same_origin(a: &Url, b: &Url) -> bool {
+/// Whether `target` is as private a place as `from`. Plain HTTP was agreed to for one host, not
+/// for wherever it points.
+pub(crate) fn as_private(from: &Url, target: &Url) -> bool {
+    match (from.scheme(), target.scheme()) {
+        ("https" | "http", "https") => true,
+        ("http", "http") => from.host_str() == target.host_str(),
+        _ => false,
+    }
+}
+
+pub(crate) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host_str() == b.host_str()
         && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// The names under which files may know the host of a URL.
+pub(crate) fn names(url: &Url) -> Vec<String> {
+    let bare = url.host_str().unwrap_or_default().to_owned();
+    match (url.port(), url.port_or_known_default()) {
+        (Some(port), _) => vec![format!("{bare}:{port}")],
+        (None, Some(port)) => vec![bare.clone(), format!("{bare}:{port}")],
+        (None, None) => vec![bare],
+    }
 }
 
 pub(crate) fn host(url: &Url) -> String {
@@ -329,12 +389,20 @@ pub(crate) fn bare(url: &Url) -> String {
     url.to_string()
 }
 
-fn transport(method: &Method, url: &Url, error: reqwest::Error) -> RegistryError {
-    RegistryError::Transport {
-        method: if method == Method::POST { "Post" } else { "Get" },
-        url: bare(url),
-        source: error.without_url(),
+/// A method in the words of Docker's messages.
+pub(crate) fn verb(method: &Method) -> &'static str {
+    match method.as_str() {
+        "HEAD" => "Head",
+        "POST" => "Post",
+        "PUT" => "Put",
+        "PATCH" => "Patch",
+        "DELETE" => "Delete",
+        _ => "Get",
     }
+}
+
+pub(crate) fn broken(method: &Method, url: &Url, error: reqwest::Error) -> RegistryError {
+    RegistryError::Transport { method: verb(method), url: bare(url), source: error.without_url() }
 }
 
 /// When a token that lives for `seconds` should be thought of as old.
