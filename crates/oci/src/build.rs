@@ -55,7 +55,6 @@ pub fn build(context: &BuildContext<'_>) -> Result<Built, SpecError> {
     if !spec.resources.cdi_devices.is_empty() {
         return Err(SpecError::unsupported("HostConfig.DeviceRequests", "CDI devices"));
     }
-    let cgroup_mounted = mounts.list.iter().any(|mount| mount.kind == "cgroup");
     let (selinux_label, mount_label) = security::selinux(context)?;
     let own_uts = spec.namespaces.uts == UtsMode::Private;
     process::check_name("Config.Hostname", context.hostname)?;
@@ -73,7 +72,7 @@ pub fn build(context: &BuildContext<'_>) -> Result<Built, SpecError> {
         seccomp: security::seccomp(&spec.security, defaults, host, granted, &mut warnings)?,
         rootfs_propagation: mounts.rootfs_propagation.to_owned(),
         masked_paths: security::masked(&spec.security, host)?,
-        readonly_paths: security::read_only(&spec.security, host, cgroup_mounted)?,
+        readonly_paths: security::read_only(&spec.security)?,
         mount_label,
     };
     let process = Process {
@@ -174,7 +173,7 @@ fn namespaces(context: &BuildContext<'_>) -> Result<Vec<Namespace>, SpecError> {
         list.push(Namespace { kind: NamespaceKind::User, path: maps.path.clone() });
     }
     let default = match context.host.cgroup {
-        CgroupView::V1(_) => CgroupnsMode::Host,
+        CgroupView::V1 => CgroupnsMode::Host,
         CgroupView::V2 => CgroupnsMode::Private,
     };
     if asked.cgroup.unwrap_or(default) == CgroupnsMode::Private {

@@ -40,10 +40,10 @@ impl KernelVersion {
 }
 
 /// Control groups as a container sees them below `/sys/fs/cgroup`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CgroupView {
-    /// One mount per hierarchy of the first version, at these paths; hybrid layouts too.
-    V1(Vec<String>),
+    /// One mount per hierarchy of the first version; hybrid layouts too.
+    V1,
     /// One mount.
     V2,
 }
@@ -155,25 +155,7 @@ fn cgroup_view() -> io::Result<CgroupView> {
     if u64::try_from(root.f_type).is_ok_and(|kind| kind == CGROUP2) {
         return Ok(CgroupView::V2);
     }
-    Ok(CgroupView::V1(v1_mounts(&read("/proc/self/mountinfo")?)))
-}
-
-/// Mount points of control groups directly below `/sys/fs/cgroup`.
-fn v1_mounts(mountinfo: &str) -> Vec<String> {
-    let mut found: Vec<String> = mountinfo
-        .lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let kind = right.split(' ').next()?;
-            let point = left.split(' ').nth(4)?;
-            let name = point.strip_prefix("/sys/fs/cgroup/")?;
-            let plain = !name.contains(['/', '\\']);
-            (plain && matches!(kind, "cgroup" | "cgroup2")).then(|| point.to_owned())
-        })
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    found
+    Ok(CgroupView::V1)
 }
 
 fn hard_limits() -> BTreeMap<String, u64> {
@@ -211,18 +193,6 @@ mod tests {
         assert_eq!(version("5.12-rc1"), Some((5, 12)));
         assert_eq!(version("6"), None);
         assert_eq!(version("x"), None);
-    }
-
-    #[test]
-    fn mounts_of_the_first_version() {
-        let text = "\
-32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
-33 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
-41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
-42 31 0:38 / /elsewhere/memory rw - cgroup cgroup rw
-43 31 0:39 / /sys/fs/cgroup rw - tmpfs tmpfs rw
-";
-        assert_eq!(v1_mounts(text), ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified"]);
     }
 
     #[test]

@@ -49,4 +49,5 @@ pub use exec::{ExecProcess, Rights, exec};
 pub use host::HostFeatures;
 pub use image::{ImageConfigView, merge_image};
 pub use process::{command, environment};
+pub use security::{default_masked_paths, default_readonly_paths};
 pub use user::{ResolvedUser, resolve_user};

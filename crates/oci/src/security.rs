@@ -7,7 +7,7 @@ use pouch_types::spec::{Seccomp as Asked, SecuritySpec};
 use crate::capability::CapabilitySet;
 use crate::context::{BuildContext, Defaults};
 use crate::error::SpecError;
-use crate::host::{CgroupView, HostFeatures};
+use crate::host::HostFeatures;
 use crate::mount::check_path;
 use crate::seccomp::{Conditions, default_profile, parse_profile};
 use crate::spec::Seccomp;
@@ -52,6 +52,20 @@ const RESERVED_ANNOTATIONS: [&str; 9] = [
     "dev.pouch.",
 ];
 
+/// Paths that are covered in a container which asks for nothing else.
+#[must_use]
+pub fn default_masked_paths(host: &HostFeatures) -> Vec<String> {
+    let mut paths: Vec<String> = MASKED.map(str::to_owned).to_vec();
+    paths.extend_from_slice(&host.thermal_throttle);
+    paths
+}
+
+/// Paths that are read-only in a container which asks for nothing else.
+#[must_use]
+pub fn default_readonly_paths() -> Vec<String> {
+    READ_ONLY.map(str::to_owned).to_vec()
+}
+
 /// Paths to cover.
 pub(crate) fn masked(
     security: &SecuritySpec,
@@ -60,37 +74,17 @@ pub(crate) fn masked(
     match &security.masked_paths {
         Some(paths) => checked("HostConfig.MaskedPaths", paths),
         None if security.privileged => Ok(Vec::new()),
-        None => {
-            let mut paths: Vec<String> = MASKED.map(str::to_owned).to_vec();
-            paths.extend_from_slice(&host.thermal_throttle);
-            Ok(paths)
-        }
+        None => Ok(default_masked_paths(host)),
     }
 }
 
 /// Paths to make read-only.
-///
-/// The groups of v1 are among them besides being mounted with `ro`: libcontainer 0.7 mounts each
-/// hierarchy read-write whatever the mount's options say, and then a container could lift its own
-/// limits.
-pub(crate) fn read_only(
-    security: &SecuritySpec,
-    host: &HostFeatures,
-    cgroup_mounted: bool,
-) -> Result<Vec<String>, SpecError> {
-    let mut paths = match &security.readonly_paths {
-        Some(paths) => checked("HostConfig.ReadonlyPaths", paths)?,
-        None if security.privileged => Vec::new(),
-        None => READ_ONLY.map(str::to_owned).to_vec(),
-    };
-    if let CgroupView::V1(mounts) = &host.cgroup
-        && cgroup_mounted
-        && !security.privileged
-    {
-        paths.push("/sys/fs/cgroup".to_owned());
-        paths.extend_from_slice(mounts);
+pub(crate) fn read_only(security: &SecuritySpec) -> Result<Vec<String>, SpecError> {
+    match &security.readonly_paths {
+        Some(paths) => checked("HostConfig.ReadonlyPaths", paths),
+        None if security.privileged => Ok(Vec::new()),
+        None => Ok(default_readonly_paths()),
     }
-    Ok(paths)
 }
 
 fn checked(field: &'static str, paths: &[String]) -> Result<Vec<String>, SpecError> {

@@ -63,8 +63,7 @@ pub struct Process {
     /// setrlimit(2).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rlimits: Vec<Rlimit>,
-    /// Written only when true: libcontainer 0.7 takes the mere presence for true when it decides
-    /// at which point to load the seccomp filter, and then fails.
+    /// Written only when true.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_new_privileges: bool,
     /// Name of the profile.
@@ -100,8 +99,7 @@ pub struct User {
     pub additional_gids: Vec<u32>,
 }
 
-/// Capability sets. Empty sets are written too: libcontainer leaves an absent one as the daemon
-/// has it.
+/// Capability sets. Empty sets are written too: what an absent one means differs by runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Upper bound of everything below.
@@ -277,7 +275,7 @@ pub struct DeviceRule {
     /// Absent is all.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<DeviceKind>,
-    /// Absent is all. Never -1: libcontainer writes that to the kernel as it stands.
+    /// Absent is all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub major: Option<u32>,
     /// Absent is all.

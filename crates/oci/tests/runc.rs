@@ -96,8 +96,9 @@ const PROBE: &str = "\
     busybox id -G; hostname; echo $HOME
     cat /proc/sys/net/ipv4/ip_unprivileged_port_start
     wc -c < /proc/interrupts
-    for path in /proc/sys/kernel/shmmax /sys/fs/cgroup/x; do
-        (: > $path) 2>/dev/null && echo writable $path
+    (: > /proc/sys/kernel/shmmax) 2>/dev/null && echo writable
+    for path in /sys/fs/cgroup/*; do
+        mkdir $path/x 2>/dev/null && echo writable $path
     done
     unshare -m true 2>/dev/null && echo unshared
     mount -t tmpfs x /tmp 2>/dev/null && echo mounted

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use libcontainer::oci_spec::runtime::Process;
+use oci_spec::runtime::Process;
 
 use crate::error::{RuntimeError, SystemContext};
 

@@ -152,6 +152,27 @@ pub(crate) fn set_sysctls<'a>(
     Ok(())
 }
 
+/// Has AppArmor change the profile at the next execution, by a procfs of our own for the same
+/// reason. The directory of its own is of Linux 5.8.
+pub(crate) fn set_apparmor_profile(profile: &str) -> Result<(), RuntimeError> {
+    let proc = private_proc()?;
+    let pid = std::process::id();
+    let open = |path: String| {
+        rustix::fs::openat2(
+            &proc,
+            path,
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
+        )
+    };
+    open(format!("{pid}/attr/apparmor/exec"))
+        .or_else(|_| open(format!("{pid}/attr/exec")))
+        .map_err(io::Error::from)
+        .and_then(|fd| File::from(fd).write_all(format!("exec {profile}").as_bytes()))
+        .context("set the apparmor profile", Path::new(profile))
+}
+
 fn private_proc() -> Result<OwnedFd, RuntimeError> {
     mounts::new_filesystem("proc", Some("proc"), [], NOSUID | NODEV | NOEXEC)
         .map_err(|error| error.source)

@@ -9,12 +9,13 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use libcontainer::oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, PosixRlimitType};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, PosixRlimitType};
 use rustix::process::{Pid, Resource, Rlimit};
 
 use crate::cgroup::{self, Driver, Entry, Placement};
 use crate::channel::{self, Channel, Message};
 use crate::error::{IoContext, RuntimeError, SystemContext};
+use crate::hooks;
 use crate::identity::Identity;
 use crate::init::{self, Init, Keyring, RootSwitch};
 use crate::log::Log;
@@ -226,16 +227,10 @@ impl Creation<'_> {
     }
 
     fn run_hooks(&self, pid: i32) -> Result<(), RuntimeError> {
-        let Some(hooks) = self.bundle.spec.hooks() else { return Ok(()) };
-        let state = init::hook_state(self.id, self.bundle, pid);
-        for (list, failure) in [
-            (hooks.prestart().as_ref(), "a prestart hook failed"),
-            (hooks.create_runtime().as_ref(), "a createRuntime hook failed"),
-        ] {
-            libcontainer::hooks::run_hooks(list, Some(&state), None, None, None)
-                .map_err(|source| RuntimeError::library(failure, source))?;
-        }
-        Ok(())
+        let Some(list) = self.bundle.spec.hooks() else { return Ok(()) };
+        let state = hooks::State::creating(self.id, self.bundle, pid);
+        hooks::run(list.prestart().as_ref(), &state, &[])?;
+        hooks::run(list.create_runtime().as_ref(), &state, &[])
     }
 
     fn record(&self, pid: i32, cgroup: Placement) -> Result<(), RuntimeError> {
@@ -347,7 +342,7 @@ pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), RuntimeError> 
 /// the limit is what the runtime itself has, and the log says so.
 pub(crate) fn limit(
     pid: Option<Pid>,
-    process: &libcontainer::oci_spec::runtime::Process,
+    process: &oci_spec::runtime::Process,
     log: &Log,
 ) -> Result<(), RuntimeError> {
     for wanted in process.rlimits().iter().flatten() {

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use libcontainer::oci_spec::runtime::{LinuxPersonality, Process};
+use oci_spec::runtime::{LinuxPersonality, Process};
 
 use crate::cgroup::Entry;
 use crate::command::{self, Command};
@@ -212,12 +212,11 @@ impl Changes {
     fn add_capabilities(&self, process: &mut Process) -> Result<(), RuntimeError> {
         let mut sets = process.capabilities().clone().unwrap_or_default();
         let names: Vec<_> = self.capabilities.iter().map(|name| serde_json::json!(name)).collect();
-        let more: libcontainer::oci_spec::runtime::Capabilities =
+        let more: oci_spec::runtime::Capabilities =
             serde_json::from_value(serde_json::Value::Array(names))
                 .map_err(|source| RuntimeError::library("unknown capability", source))?;
         let add = |set: &Option<_>| {
-            let mut set: libcontainer::oci_spec::runtime::Capabilities =
-                set.clone().unwrap_or_default();
+            let mut set: oci_spec::runtime::Capabilities = set.clone().unwrap_or_default();
             set.extend(more.iter().copied());
             Some(set)
         };

@@ -65,8 +65,7 @@ mod tests {
     #[test]
     fn the_object_is_what_the_specification_describes() {
         let text = super::features().to_string();
-        let parsed: libcontainer::oci_spec::runtime::Features =
-            serde_json::from_str(&text).unwrap();
+        let parsed: oci_spec::runtime::Features = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed.oci_version_max(), crate::state::OCI_VERSION);
     }
 }

@@ -8,7 +8,7 @@
 //! Invariant: the inheritable set never holds more than the ambient set that the specification
 //! asks for, which is none unless it is written there (CVE-2022-24769).
 
-use libcontainer::oci_spec::runtime::{Capabilities, Process};
+use oci_spec::runtime::{Capabilities, Process};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups};

@@ -4,13 +4,11 @@
 //! before it reports ready, so that `create` fails and not `start`; then it waits on the start
 //! socket, and what fails after that (the execution itself) goes to `start` over its connection.
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use libcontainer::container::State;
-use libcontainer::oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain};
 use rustix::thread::{Gid, Uid};
 
 use crate::cgroup::Entry;
@@ -18,6 +16,7 @@ use crate::channel::{Channel, Message};
 use crate::command::{self, Command};
 use crate::confine;
 use crate::error::{RuntimeError, SystemContext};
+use crate::hooks::{self, State};
 use crate::identity::Identity;
 use crate::namespaces::Plan;
 use crate::rootfs::{self, Nodes, Root};
@@ -119,8 +118,7 @@ impl Init<'_> {
             set_personality(personality.domain())?;
         }
         if let Some(profile) = process.apparmor_profile().as_deref().filter(|p| !p.is_empty()) {
-            libcontainer::apparmor::apply_profile(profile)
-                .map_err(|e| RuntimeError::library("cannot set the apparmor profile", e))?;
+            confine::set_apparmor_profile(profile)?;
         }
         let umask = process.user().umask().unwrap_or(0o022);
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
@@ -144,19 +142,9 @@ impl Init<'_> {
         // One byte says go; a starter that dies before it has said so starts nothing.
         let mut byte = [0];
         starter.read_exact(&mut byte).call("waiting for start")?;
-        if let Some(hooks) = self.bundle.spec.hooks()
-            && hooks.start_container().is_some()
-        {
-            let env = environment_map(self.bundle.process()?.env().as_deref().unwrap_or_default());
-            let state = self.hook_state();
-            libcontainer::hooks::run_hooks(
-                hooks.start_container().as_ref(),
-                Some(&state),
-                None,
-                None,
-                Some(&env),
-            )
-            .map_err(|e| RuntimeError::library("a startContainer hook failed", e))?;
+        if let Some(hooks) = self.bundle.spec.hooks() {
+            let env = self.bundle.process()?.env().as_deref().unwrap_or_default();
+            hooks::run(hooks.start_container().as_ref(), &self.hook_state(), env)?;
         }
         self.identity.seal(self.filter)
     }
@@ -203,36 +191,13 @@ impl Init<'_> {
                 _ => return Err(RuntimeError::Invalid(String::from("the hooks did not finish"))),
             }
         }
-        let state = self.hook_state();
-        libcontainer::hooks::run_hooks(
-            hooks.create_container().as_ref(),
-            Some(&state),
-            None,
-            None,
-            None,
-        )
-        .map_err(|e| RuntimeError::library("a createContainer hook failed", e))?;
+        hooks::run(hooks.create_container().as_ref(), &self.hook_state(), &[])?;
         Ok(root)
     }
 
-    fn hook_state(&self) -> State {
-        hook_state(self.id, self.bundle, std::process::id().cast_signed())
+    fn hook_state(&self) -> State<'_> {
+        State::creating(self.id, self.bundle, std::process::id().cast_signed())
     }
-}
-
-/// What a hook reads on its standard input.
-pub(crate) fn hook_state(id: &str, bundle: &Bundle, pid: i32) -> State {
-    let status = libcontainer::container::ContainerStatus::Creating;
-    let mut state = State::new(id, status, Some(pid), bundle.path.clone());
-    state.annotations.clone_from(bundle.spec.annotations());
-    state
-}
-
-pub(crate) fn environment_map(env: &[String]) -> HashMap<String, String> {
-    env.iter()
-        .filter_map(|entry| entry.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
 }
 
 /// Root of the user namespace, without the host's groups.

@@ -9,6 +9,7 @@ pub mod create;
 pub mod error;
 pub mod exec;
 pub mod features;
+mod hooks;
 mod identity;
 pub mod init;
 pub mod lifecycle;

@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use libcontainer::container::{ContainerStatus, State};
-use libcontainer::oci_spec::runtime::Hook;
+use oci_spec::runtime::Hook;
 
 use crate::error::{IoContext, RuntimeError, SystemContext};
+use crate::hooks::{self, State};
 use crate::log::Log;
 use crate::process;
 use crate::state::{Record, StateDir, Status};
@@ -69,7 +69,7 @@ pub fn start(root: &Path, id: &str, log: &Log) -> Result<(), RuntimeError> {
     if let Some(hooks) = &record.hooks {
         let list = hooks.poststart().as_ref();
         // A container that runs is not undone because somebody could not be told of it.
-        if let Err(error) = run_hooks(&record, ContainerStatus::Running, list) {
+        if let Err(error) = run_hooks(&record, Status::Running, list) {
             log.warn(&format!("poststart: {}", pouch_types::error::chain(&error)));
         }
     }
@@ -86,18 +86,13 @@ fn connect(directory: &StateDir) -> Result<UnixStream, RuntimeError> {
 
 fn run_hooks(
     record: &Record,
-    status: ContainerStatus,
-    hooks: Option<&Vec<Hook>>,
+    status: Status,
+    list: Option<&Vec<Hook>>,
 ) -> Result<(), RuntimeError> {
-    if hooks.is_none_or(Vec::is_empty) {
-        return Ok(());
-    }
-    let pid = (status == ContainerStatus::Running).then_some(record.pid);
-    let mut state = State::new(&record.id, status, pid, record.bundle.clone());
-    state.annotations =
-        Some(record.annotations.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
-    libcontainer::hooks::run_hooks(hooks, Some(&state), None, None, None)
-        .map_err(|source| RuntimeError::library("a hook failed", source))
+    let pid = (status == Status::Running).then_some(record.pid);
+    let annotations = record.annotations.clone();
+    let state = State::new(&record.id, status, pid, record.bundle.clone(), annotations);
+    hooks::run(list, &state, &[])
 }
 
 /// Sends a signal.
@@ -195,7 +190,7 @@ pub fn delete(root: &Path, id: &str, force: Force, log: &Log) -> Result<(), Runt
     }
     record.cgroup.remove()?;
     if let Some(hooks) = &record.hooks
-        && let Err(error) = run_hooks(&record, ContainerStatus::Stopped, hooks.poststop().as_ref())
+        && let Err(error) = run_hooks(&record, Status::Stopped, hooks.poststop().as_ref())
     {
         log.warn(&format!("poststop: {}", pouch_types::error::chain(&error)));
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use libcontainer::oci_spec::runtime::{Linux, LinuxNamespaceType};
+use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use rustix::process::Pid;
 use rustix::thread::{
     ThreadNameSpaceType, UnshareFlags, move_into_link_name_space, move_into_thread_name_spaces,

@@ -6,8 +6,7 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::{Component, Path, PathBuf};
 
-use libcontainer::oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
-use libcontainer::validator::Validator;
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::de::DeserializeOwned;
 
@@ -70,15 +69,13 @@ fn check(spec: &Spec, bundle: &Path) -> Result<PathBuf, RuntimeError> {
             spec.version()
         )));
     }
-    Validator::validate_spec(spec)
-        .map_err(|source| RuntimeError::library("invalid specification", source))?;
     let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
-    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
-    if !namespaces.iter().any(|ns| ns.typ() == LinuxNamespaceType::Mount) {
+    if !has_own(linux, LinuxNamespaceType::Mount) {
         return Err(RuntimeError::Unsupported(String::from(
             "a container without a mount namespace of its own",
         )));
     }
+    check_namespaces(spec, linux)?;
     refuse(linux.intel_rdt().is_some(), "linux.intelRdt")?;
     refuse(linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices")?;
     refuse(linux.memory_policy().is_some(), "linux.memoryPolicy")?;
@@ -92,6 +89,77 @@ fn check(spec: &Spec, bundle: &Path) -> Result<PathBuf, RuntimeError> {
         return Err(RuntimeError::Invalid(String::from("the root file system is the host's")));
     }
     Ok(rootfs)
+}
+
+/// Whether the container has a namespace of that kind that is not the host's.
+fn has_own(linux: &Linux, kind: LinuxNamespaceType) -> bool {
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    namespaces.iter().any(|namespace| namespace.typ() == kind)
+}
+
+/// What is set must be the container's, not the host's.
+fn check_namespaces(spec: &Spec, linux: &Linux) -> Result<(), RuntimeError> {
+    let invalid = |text: &str| Err(RuntimeError::Invalid(text.to_owned()));
+    let uts = has_own(linux, LinuxNamespaceType::Uts);
+    if !uts && (spec.hostname().is_some() || spec.domainname().is_some()) {
+        return invalid("a host name without a uts namespace");
+    }
+    let mapped = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    if !has_own(linux, LinuxNamespaceType::User)
+        && (mapped(linux.uid_mappings()) || mapped(linux.gid_mappings()))
+    {
+        return invalid("id mappings without a user namespace");
+    }
+    for name in linux.sysctl().iter().flatten().map(|(name, _)| name.replace('/', ".")) {
+        check_sysctl(linux, &name)?;
+    }
+    Ok(())
+}
+
+/// Kernel parameters that belong to the ipc namespace (`sysctl(8)`, ipc/ipc_sysctl.c).
+const IPC_SYSCTLS: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// A parameter that belongs to no namespace of the container's would change the host.
+fn check_sysctl(linux: &Linux, name: &str) -> Result<(), RuntimeError> {
+    let kind = if IPC_SYSCTLS.contains(&name) || name.starts_with("fs.mqueue.") {
+        LinuxNamespaceType::Ipc
+    } else if name.starts_with("net.") {
+        LinuxNamespaceType::Network
+    } else if name == "kernel.domainname" {
+        LinuxNamespaceType::Uts
+    } else if name.starts_with("user.") {
+        LinuxNamespaceType::User
+    } else {
+        return Err(RuntimeError::Invalid(format!(
+            "sysctl {name:?} is not in a separate kernel namespace"
+        )));
+    };
+    let is_hosts = match linux.namespaces().iter().flatten().find(|ns| ns.typ() == kind) {
+        None => true,
+        Some(namespace) => match namespace.path() {
+            Some(path) if kind == LinuxNamespaceType::Network && !path.as_os_str().is_empty() => {
+                let own = Path::new("/proc/self/ns/net");
+                let id = |path: &Path| rustix::fs::stat(path).map(|s| (s.st_dev, s.st_ino));
+                id(path).context("inspect", path)? == id(own).context("inspect", own)?
+            }
+            _ => false,
+        },
+    };
+    if is_hosts {
+        return Err(RuntimeError::Invalid(format!(
+            "sysctl {name:?} is the host's: the container has no {kind} namespace of its own"
+        )));
+    }
+    Ok(())
 }
 
 /// What may be mounted inside `/proc`: files that resource views replace, and no process's.
@@ -215,6 +283,43 @@ mod tests {
         assert!(load(|s| s["process"]["cwd"] = json!("relative")).is_err());
         assert!(load(|s| s["ociVersion"] = json!("2.0.0")).is_err());
         assert!(load(|s| s["root"]["path"] = json!("/")).is_err());
+    }
+
+    #[test]
+    fn what_would_change_the_host_is_refused() {
+        let with = |kinds: &[&str], sysctl: &str| {
+            load(|s| {
+                let kinds = kinds.iter().chain(&["mount"]);
+                s["linux"]["namespaces"] =
+                    kinds.map(|kind| json!({ "type": kind })).collect::<Vec<_>>().into();
+                s["linux"]["sysctl"] = json!({ sysctl: "1" });
+            })
+        };
+        with(&["ipc"], "kernel.shmmax").unwrap();
+        with(&["network"], "net.ipv4.ip_forward").unwrap();
+        with(&["network"], "net/ipv4/ip_forward").unwrap();
+        with(&["uts"], "kernel.domainname").unwrap();
+        for (kinds, sysctl) in [
+            (&["network"][..], "kernel.shmmax"),
+            (&["ipc"], "net.ipv4.ip_forward"),
+            (&["ipc", "network", "uts"], "kernel.hostname"),
+            (&["ipc", "network", "uts"], "vm.swappiness"),
+            (&[], "user.max_user_namespaces"),
+        ] {
+            let error = with(kinds, sysctl).unwrap_err().to_string();
+            assert!(error.contains(sysctl), "{error}");
+        }
+        let host_network = json!([
+            { "type": "mount" }, { "type": "network", "path": "/proc/self/ns/net" },
+        ]);
+        let joined = load(|s| {
+            s["linux"]["namespaces"] = host_network.clone();
+            s["linux"]["sysctl"] = json!({ "net.core.somaxconn": "1" });
+        });
+        assert!(joined.is_err());
+        assert!(load(|s| s["hostname"] = json!("x")).is_err());
+        let map = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]);
+        assert!(load(|s| s["linux"]["uidMappings"] = map.clone()).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use libcontainer::oci_spec::runtime::{Hooks, LinuxPersonality, Process};
+use oci_spec::runtime::{Hooks, LinuxPersonality, Process};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Placement;

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use libcontainer::oci_spec::runtime::{Box as Size, Process};
+use oci_spec::runtime::{Box as Size, Process};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::net::{

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use libcontainer::oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
 use crate::error::{RuntimeError, SystemContext};

@@ -16,7 +16,7 @@
 //!   SELinux (moby#52547), because 32-bit Go programs know nothing else; we set up neither of the
 //!   two, so here the filter is what there is, and such programs need a profile of their own.
 //!
-//! Names that the filter library does not know yet are passed over by libcontainer and by runc.
+//! Names that the filter library does not know yet are passed over by our runtime and by runc.
 
 use crate::host::Arch;
 use crate::spec::Operator;

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use libcontainer::oci_spec::runtime::{
+use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources, LinuxThrottleDevice,
 };
 

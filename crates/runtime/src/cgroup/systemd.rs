@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use libcontainer::oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::LinuxResources;
 
 use super::bus::{Bus, BusError, Target, Writer};
 use super::limits::{self, io_weight_of, weight_of_shares};
