@@ -155,6 +155,9 @@ impl LinuxRuntime {
     fn command(&self, bundle: &Path, log: &Scratch) -> Command {
         let mut command = Command::new(&self.program);
         command.arg0(&self.name).current_dir(bundle);
+        // A daemon below systemd has this for itself; runc would make it the container's, and not
+        // return from `start` until that has said that it is ready.
+        command.env_remove("NOTIFY_SOCKET");
         command.args(&self.args).arg("--root").arg(&self.root);
         command.arg("--log").arg(&log.0).args(["--log-format", "json"]);
         if self.systemd_cgroup {
