@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::extract::{Limits, Ownership, Replace};
 use crate::failure::{Failure, Result};
+use crate::stream::Hashing;
 
 /// Bytes of files when `--max-bytes` is not given.
 const DEFAULT_BYTES: u64 = 64 << 30;
@@ -22,7 +23,7 @@ pub(crate) enum Sync {
 /// One invocation.
 #[derive(Debug)]
 pub(crate) enum Verb {
-    Layer { root: PathBuf, limits: Limits, sync: Sync },
+    Layer { root: PathBuf, limits: Limits, sync: Sync, hashing: Hashing },
     Put { root: PathBuf, path: PathBuf, ownership: Ownership, replace: Replace, limits: Limits },
     Get { root: PathBuf, path: PathBuf },
     Stat { root: PathBuf, path: PathBuf },
@@ -46,6 +47,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ver
     let mut ownership = Ownership::Archive;
     let mut replace = Replace::Anything;
     let mut sync = Sync::No;
+    let mut hashing = Hashing::Both;
     while let Some(flag) = arguments.next() {
         let flag = flag.to_string_lossy().into_owned();
         let mut value =
@@ -63,6 +65,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ver
             ("layer" | "put", "--max-bytes") => limits.bytes = number(value()?)?,
             ("layer" | "put", "--max-entries") => limits.entries = number(value()?)?,
             ("layer", "--sync") => sync = Sync::Yes,
+            ("layer", "--blob-verified") => hashing = Hashing::Tar,
             ("put", "--no-overwrite-dir-non-dir") => replace = Replace::NotDirectories,
             ("put", "--chown") => ownership = owner(&value()?.to_string_lossy())?,
             _ => return Err(usage(format!("unknown argument {flag:?} of {verb:?}"))),
@@ -72,7 +75,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ver
         value.map(PathBuf::from).ok_or_else(|| Failure::Usage(format!("{flag} is missing")))
     };
     match verb.as_str() {
-        "layer" => Ok(Verb::Layer { root: need(root, "--root")?, limits, sync }),
+        "layer" => Ok(Verb::Layer { root: need(root, "--root")?, limits, sync, hashing }),
         "put" => {
             let (root, path) = (need(root, "--root")?, need(path, "--path")?);
             Ok(Verb::Put { root, path, ownership, replace, limits })

@@ -25,8 +25,9 @@ const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// What was unpacked.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// Of the bytes on standard input.
-    digest: String,
+    /// Of the bytes on standard input, unless the caller knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
     compressed_size: u64,
     /// Of the uncompressed tar.
     diff_id: String,
@@ -38,14 +39,14 @@ pub(crate) struct Report {
 }
 
 /// Applies the blob on standard input to the empty directory `root`.
-pub(crate) fn apply(root: &RootFd, limits: Limits) -> Result<Report> {
+pub(crate) fn apply(root: &RootFd, limits: Limits, hashing: Hashing) -> Result<Report> {
     if root.read_dir("/")?.next().is_some() {
         return Err(Failure::Refused("the directory for a layer is not empty".into()));
     }
     let read = |source| Failure::Io { what: "read layer", source };
     // Padding between small files is not content: the stream may be longer than the files are.
     let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(1024));
-    let mut stream = ArchiveStream::open(stream_limit, Hashing::On).map_err(read)?;
+    let mut stream = ArchiveStream::open(stream_limit, hashing).map_err(read)?;
     let extractor =
         Extractor::new(root, Path::new("/"), Ownership::Archive, Replace::Anything, limits);
     let mut layer = Layer { extractor, opaque_root: false };
@@ -58,7 +59,7 @@ pub(crate) fn apply(root: &RootFd, limits: Limits) -> Result<Report> {
     let (size, entries) = (extractor.bytes, extractor.entries);
     extractor.finish()?;
     Ok(Report {
-        digest: sums.digest.to_string(),
+        digest: sums.digest.map(|digest| digest.to_string()),
         compressed_size: sums.compressed,
         diff_id: sums.diff_id.to_string(),
         size,

@@ -7,7 +7,7 @@
 //!
 //! | verb | standard input | standard output |
 //! | --- | --- | --- |
-//! | `layer --root DIR [--max-bytes N] [--max-entries N] [--sync]` | blob | report, JSON |
+//! | `layer --root DIR [--max-bytes N] [--max-entries N] [--sync] [--blob-verified]` | blob | report, JSON |
 //! | `put --root DIR --path P [--chown U:G] [--no-overwrite-dir-non-dir] [--max-bytes N] [--max-entries N]` | archive | report, JSON |
 //! | `get --root DIR --path P` | | tar |
 //! | `stat --root DIR --path P` | | path stat, JSON |
@@ -60,11 +60,11 @@ fn run(verb: Verb) -> Result<()> {
     // Modes of archives are exact.
     rustix::process::umask(Mode::empty());
     match verb {
-        Verb::Layer { root, limits, sync } => {
+        Verb::Layer { root, limits, sync, hashing } => {
             let root = RootFd::open(root)?;
             let real = open_directory(&root)?;
             sandbox::enter(&[&root], TrustedXattrs::Needed)?;
-            let report = layer::apply(&root, limits)?;
+            let report = layer::apply(&root, limits, hashing)?;
             if sync == Sync::Yes {
                 rustix::fs::syncfs(&real)
                     .map_err(|e| Failure::Io { what: "syncfs", source: e.into() })?;

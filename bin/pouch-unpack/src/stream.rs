@@ -36,18 +36,22 @@ struct Tally {
 /// What a finished stream amounts to.
 #[derive(Debug)]
 pub(crate) struct Sums {
-    /// Of the bytes on standard input.
-    pub(crate) digest: Digest,
+    /// Of the bytes on standard input, if that was asked for or is the same.
+    pub(crate) digest: Option<Digest>,
     /// How many.
     pub(crate) compressed: u64,
     /// Of the tar.
     pub(crate) diff_id: Digest,
 }
 
-/// Whether anybody wants to know the digests.
+/// Which digests anybody wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hashing {
-    On,
+    /// Of the bytes as they come and of the tar in them.
+    Both,
+    /// Of the tar alone: whoever feeds us hashes what he feeds.
+    Tar,
+    /// None.
     Off,
 }
 
@@ -64,14 +68,14 @@ impl Read for Stdin {
 struct Counted<R> {
     inner: R,
     tally: Rc<RefCell<Tally>>,
-    hashing: Hashing,
+    hashed: bool,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         let mut tally = self.tally.borrow_mut();
-        if self.hashing == Hashing::On {
+        if self.hashed {
             tally.hasher.update(&buf[..n]);
         }
         tally.bytes += n as u64;
@@ -108,6 +112,7 @@ pub(crate) struct ArchiveStream {
     raw: Rc<RefCell<Tally>>,
     tar: Rc<RefCell<Tally>>,
     compressed: bool,
+    raw_hashed: bool,
 }
 
 impl std::fmt::Debug for ArchiveStream {
@@ -129,11 +134,23 @@ impl ArchiveStream {
         hashing: Hashing,
     ) -> io::Result<Self> {
         let (raw, tar) = (Rc::<RefCell<Tally>>::default(), Rc::<RefCell<Tally>>::default());
-        let mut input = Counted { inner: input, tally: Rc::clone(&raw), hashing };
+        let mut input = input;
         let mut head = Vec::new();
         (&mut input).take(512).read_to_end(&mut head)?;
         let format = Format::of(&head);
-        let input = BufReader::with_capacity(BUFFER, Cursor::new(head).chain(input));
+        let compressed = format != Format::Identity;
+        // What is not compressed is hashed once, as it comes.
+        let (raw_hashed, tar_hashed) = match hashing {
+            Hashing::Both => (true, compressed),
+            Hashing::Tar => (!compressed, compressed),
+            Hashing::Off => (false, false),
+        };
+        let input = Counted {
+            inner: Cursor::new(head).chain(input),
+            tally: Rc::clone(&raw),
+            hashed: raw_hashed,
+        };
+        let input = BufReader::with_capacity(BUFFER, input);
         let decoder: Box<dyn Read> = match format {
             Format::Identity => Box::new(input),
             Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
@@ -146,14 +163,11 @@ impl ArchiveStream {
                 Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
             }
         };
-        let compressed = format != Format::Identity;
         let guarded =
             Guarded { inner: decoder, raw: Rc::clone(&raw), out: 0, max_bytes, ratio_floor };
-        // What is not compressed is hashed once.
-        let hashing = if compressed { hashing } else { Hashing::Off };
-        let counted = Counted { inner: guarded, tally: Rc::clone(&tar), hashing };
+        let counted = Counted { inner: guarded, tally: Rc::clone(&tar), hashed: tar_hashed };
         let reader = BufReader::with_capacity(BUFFER, counted);
-        Ok(Self { reader, raw, tar, compressed })
+        Ok(Self { reader, raw, tar, compressed, raw_hashed })
     }
 
     /// Reads what is left behind the end of the tar, which the digests cover too.
@@ -168,11 +182,10 @@ impl ArchiveStream {
         let digest = |tally: &RefCell<Tally>| {
             Digest::from_raw(&tally.borrow().hasher.clone().finalize().into())
         };
-        let raw = digest(&self.raw);
         Ok(Sums {
-            digest: raw,
+            digest: self.raw_hashed.then(|| digest(&self.raw)),
             compressed: self.raw.borrow().bytes,
-            diff_id: if self.compressed { digest(&self.tar) } else { raw },
+            diff_id: digest(if self.compressed { &self.tar } else { &self.raw }),
         })
     }
 }
@@ -230,7 +243,7 @@ mod tests {
     }
 
     fn unpack(bytes: Vec<u8>, max: u64) -> io::Result<(Vec<u8>, Sums)> {
-        let mut stream = ArchiveStream::over(Cursor::new(bytes), max, RATIO_FLOOR, Hashing::On)?;
+        let mut stream = ArchiveStream::over(Cursor::new(bytes), max, RATIO_FLOOR, Hashing::Both)?;
         let mut out = Vec::new();
         stream.read_to_end(&mut out)?;
         Ok((out, stream.finish()?))
@@ -262,7 +275,20 @@ mod tests {
             let (out, sums) = unpack(bytes, u64::MAX).unwrap();
             assert!(out == plain, "format {format}");
             assert_eq!(sums.diff_id, Digest::of(&plain), "format {format}");
-            assert_eq!((sums.digest, sums.compressed), (want, length), "format {format}");
+            assert_eq!((sums.digest, sums.compressed), (Some(want), length), "format {format}");
+        }
+    }
+
+    #[test]
+    fn the_tar_alone_is_hashed_when_the_blob_is_known() {
+        let plain = payload();
+        for (bytes, digest) in [(plain.clone(), Some(Digest::of(&plain))), (gzip(&plain), None)] {
+            let input = Cursor::new(bytes);
+            let mut stream =
+                ArchiveStream::over(input, u64::MAX, RATIO_FLOOR, Hashing::Tar).unwrap();
+            io::copy(&mut stream, &mut io::sink()).unwrap();
+            let sums = stream.finish().unwrap();
+            assert_eq!((sums.diff_id, sums.digest), (Digest::of(&plain), digest));
         }
     }
 

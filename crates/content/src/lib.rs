@@ -31,6 +31,9 @@ pub use writer::Writer;
 
 use ingest::Start;
 
+/// Bytes that one trip to a blocking thread reads.
+const READ_BUFFER: usize = 1 << 20;
+
 /// A blob in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobInfo {
@@ -160,7 +163,7 @@ impl ContentStore {
             return Err(ContentError::TooLarge { limit: cap });
         }
         let mut file = tokio::fs::File::from_std(file);
-        file.set_max_buf_size(1 << 20);
+        file.set_max_buf_size(READ_BUFFER);
         Ok(Reader { file, info: BlobInfo { digest, size } })
     }
 
@@ -232,6 +235,21 @@ impl ContentStore {
         blocking(move || Ingest::open(inner, key, expect, Start::Resume)).await.map(Writer::new)
     }
 
+    /// Opens the bytes that an ingest has so far, for reading from their beginning. The handle
+    /// goes on to read them when they have become a blob.
+    ///
+    /// # Errors
+    /// I/O.
+    pub async fn ingest_reader(&self, key: &IngestKey) -> Result<tokio::fs::File, ContentError> {
+        let path = self.0.ingest_path(key);
+        let file =
+            blocking(move || File::open(&path).map_err(ContentError::io("open ingest", &path)))
+                .await?;
+        let mut file = tokio::fs::File::from_std(file);
+        file.set_max_buf_size(READ_BUFFER);
+        Ok(file)
+    }
+
     /// As [`ContentStore::ingest`], on the calling (blocking) thread.
     ///
     /// # Errors
@@ -275,10 +293,28 @@ impl ContentStore {
     /// # Errors
     /// I/O.
     pub async fn walk(&self) -> Result<Vec<BlobInfo>, ContentError> {
+        self.walk_where(|_| true).await
+    }
+
+    /// As [`ContentStore::walk`], but only blobs whose last byte came before a time.
+    ///
+    /// # Errors
+    /// I/O.
+    pub async fn walk_before(&self, before: SystemTime) -> Result<Vec<BlobInfo>, ContentError> {
+        self.walk_where(move |metadata| metadata.modified().is_ok_and(|at| at < before)).await
+    }
+
+    async fn walk_where(
+        &self,
+        wanted: impl Fn(&fs::Metadata) -> bool + Send + 'static,
+    ) -> Result<Vec<BlobInfo>, ContentError> {
         let inner = Arc::clone(&self.0);
         blocking(move || {
             let mut blobs = Vec::new();
             for (name, metadata) in entries(&inner.blobs)? {
+                if !wanted(&metadata) {
+                    continue;
+                }
                 match format!("sha256:{name}").parse() {
                     Ok(digest) => blobs.push(BlobInfo { digest, size: metadata.len() }),
                     Err(_) => tracing::warn!(name, "foreign file among the blobs"),
@@ -433,6 +469,40 @@ mod tests {
         assert_eq!(writer.offset(), 5_000_000);
         writer.write(Bytes::copy_from_slice(&data[5_000_000..])).await.unwrap();
         assert_eq!(writer.commit().await.unwrap().digest, digest);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_dropped_keeps_what_it_took() {
+        let (_dir, store) = store();
+        let data = big();
+        let key = IngestKey::of_blob(&Digest::of(&data));
+        let mut writer = store.resume(key.clone(), Expected::default()).await.unwrap();
+        for chunk in data[..3_333_333].chunks(100_000) {
+            writer.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+        }
+        drop(writer);
+        let writer = loop {
+            match store.resume(key.clone(), Expected::default()).await {
+                Err(ContentError::Busy(_)) => tokio::task::yield_now().await,
+                other => break other.unwrap(),
+            }
+        };
+        assert_eq!(writer.offset(), 3_333_333);
+        let mut read = Vec::new();
+        store.ingest_reader(&key).await.unwrap().read_to_end(&mut read).await.unwrap();
+        assert!(read == data[..3_333_333]);
+    }
+
+    #[tokio::test]
+    async fn old_blobs_are_told_from_new_ones() {
+        let (dir, store) = store();
+        let old = store.put(Bytes::from_static(b"old")).await.unwrap();
+        store.put(Bytes::from_static(b"new")).await.unwrap();
+        let path = dir.path().join("blobs/sha256").join(old.digest.hex());
+        let hour = std::time::Duration::from_secs(3600);
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - 2 * hour).unwrap();
+        assert_eq!(store.walk_before(SystemTime::now() - hour).await.unwrap(), [old]);
     }
 
     #[tokio::test]

@@ -15,7 +15,8 @@ const BATCH: usize = 1 << 20;
 
 type Batch = JoinHandle<(Ingest, Result<(), ContentError>)>;
 
-/// Streams bytes into an ingest. Dropping it keeps what was written.
+/// Streams bytes into an ingest. Dropping it keeps what it took: the rest is written behind the
+/// scenes, and until then the ingest is busy.
 pub struct Writer {
     /// `None` while a batch is under way, or after a thread was lost.
     ingest: Option<Ingest>,
@@ -117,6 +118,34 @@ impl Writer {
             result?;
         }
         self.ingest.take().ok_or(ContentError::Thread)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        let (ingest, batch) = (self.ingest.take(), self.batch.take());
+        // Without a runtime the process is about to end; a later start resumes where it got to.
+        if pending.is_empty() || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        tokio::spawn(async move {
+            let mut ingest = match (ingest, batch) {
+                (Some(ingest), _) => ingest,
+                (None, Some(batch)) => match batch.await {
+                    Ok((ingest, Ok(()))) => ingest,
+                    // A hole must not be followed by bytes.
+                    _ => return,
+                },
+                (None, None) => return,
+            };
+            let written = tokio::task::spawn_blocking(move || {
+                pending.iter().try_for_each(|bytes| ingest.append(bytes))
+            });
+            if let Ok(Err(error)) = written.await {
+                tracing::debug!(%error, "the end of an interrupted download is lost");
+            }
+        });
     }
 }
 

@@ -9,6 +9,7 @@
 pub mod api;
 mod archive;
 mod boot;
+mod commit;
 pub mod config;
 pub mod container;
 mod engine;
@@ -30,6 +31,7 @@ pub mod system;
 pub mod view;
 
 pub use api::*;
+pub use commit::{CommitRequest, WhileCommitting};
 pub use config::{EngineConfig, RuntimeConfig};
 pub use engine::{Engine, Rebuild, Seams};
 pub use error::EngineError;

@@ -169,6 +169,39 @@ impl ContainerConfig {
         self.labels.keys().map(String::as_str).filter(|name| is_reserved_label(name))
     }
 
+    /// Fills what is not set from `base`, by Docker's rules: sets and labels are joined, variables
+    /// and labels of `base` yield to those of the same name, a command stays with its entrypoint.
+    pub fn inherit(&mut self, base: Self) {
+        fn or<T: Default + PartialEq>(own: &mut T, base: T) {
+            if *own == T::default() {
+                *own = base;
+            }
+        }
+        self.exposed_ports.extend(base.exposed_ports);
+        self.volumes.extend(base.volumes);
+        let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+        let own: BTreeSet<String> = self.env.iter().map(|v| name(v)).collect();
+        self.env.extend(base.env.into_iter().filter(|v| !own.contains(&name(v))));
+        for (key, value) in base.labels {
+            self.labels.entry(key).or_insert(value);
+        }
+        if self.entrypoint.as_ref().is_none_or(Vec::is_empty) {
+            if self.cmd.as_ref().is_none_or(Vec::is_empty) {
+                self.cmd = base.cmd;
+            }
+            if self.entrypoint.is_none() {
+                self.entrypoint = base.entrypoint;
+            }
+        }
+        or(&mut self.user, base.user);
+        or(&mut self.working_dir, base.working_dir);
+        or(&mut self.stop_signal, base.stop_signal);
+        or(&mut self.stop_timeout, base.stop_timeout);
+        or(&mut self.healthcheck, base.healthcheck);
+        or(&mut self.on_build, base.on_build);
+        or(&mut self.shell, base.shell);
+    }
+
     fn nul(&self) -> Option<&'static str> {
         let any = |words: &[String]| words.iter().any(|w| w.contains('\0'));
         let option = |words: &Option<Vec<String>>| words.as_deref().is_some_and(any);
@@ -329,6 +362,35 @@ impl ImageConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_set_is_inherited() {
+        let words = |text: &str| Some(text.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let base = ContainerConfig {
+            user: "base".into(),
+            env: vec!["A=1".into(), "B=1".into()],
+            entrypoint: words("/entry"),
+            cmd: words("base command"),
+            volumes: BTreeSet::from(["/base".to_owned()]),
+            labels: BTreeMap::from([("k".into(), "base".into()), ("l".into(), "base".into())]),
+            ..ContainerConfig::default()
+        };
+        let mut own = ContainerConfig {
+            env: vec!["B=2".into()],
+            cmd: words("own"),
+            volumes: BTreeSet::from(["/own".to_owned()]),
+            labels: BTreeMap::from([("k".into(), "own".into())]),
+            ..ContainerConfig::default()
+        };
+        own.inherit(base.clone());
+        assert_eq!(own.env, ["B=2", "A=1"]);
+        assert_eq!((own.entrypoint.clone(), own.cmd.clone()), (words("/entry"), words("own")));
+        assert_eq!((own.labels["k"].as_str(), own.labels["l"].as_str()), ("own", "base"));
+        assert_eq!((own.volumes.len(), own.user.as_str()), (2, "base"));
+        let mut own = ContainerConfig { entrypoint: words("/own"), ..ContainerConfig::default() };
+        own.inherit(base);
+        assert_eq!(own.cmd, None, "the old command was meant for the old entrypoint");
+    }
 
     const DOCKER: &str = r#"{
         "architecture": "amd64", "os": "linux", "docker_version": "20.10.24",

@@ -2,6 +2,7 @@
 //! letters included.
 
 use std::io;
+use std::sync::Arc;
 
 use pouch_content::ContentError;
 use pouch_registry::RegistryError;
@@ -27,6 +28,9 @@ pub enum ImageError {
     /// Not a name, not an id.
     #[error(transparent)]
     Reference(#[from] InvalidReference),
+    /// No such name to push, as people know it.
+    #[error("An image does not exist locally with the tag: {0}")]
+    NotLocal(String),
     /// A name for a tag has a digest.
     #[error("refusing to create a tag with a digest reference")]
     TagWithDigest,
@@ -114,6 +118,9 @@ pub enum ImageError {
     /// A record that does not parse; the image is left alone.
     #[error("record of image {0} is damaged")]
     Record(String),
+    /// The failure of work that several clients waited for.
+    #[error(transparent)]
+    Shared(Arc<ImageError>),
     /// A worker thread or task died.
     #[error("a worker of the image store is gone")]
     Worker,
@@ -171,6 +178,14 @@ impl ImageError {
         Self::ImageInUse { image: image.short().to_owned(), because }
     }
 
+    /// Whether the same may succeed later, so that what was fetched is worth keeping.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Cancelled
+        )
+    }
+
     pub(crate) fn layer(digest: &Digest) -> impl FnOnce(LayerError) -> Self {
         let diff_id = digest.hex()[..12].to_owned();
         move |source| Self::Layer { diff_id, source }
@@ -192,7 +207,9 @@ impl From<rusqlite::Error> for ImageError {
 impl Classified for ImageError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound(_) | Self::Ambiguous(_) | Self::Platform { .. } => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::Ambiguous(_) | Self::NotLocal(_) | Self::Platform { .. } => {
+                ErrorKind::NotFound
+            }
             Self::Reference(_) | Self::TagWithDigest | Self::LayerCount { .. } => {
                 ErrorKind::Invalid
             }
@@ -208,6 +225,7 @@ impl Classified for ImageError {
             Self::Registry(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Input(_) => ErrorKind::Cancelled,
+            Self::Shared(e) => e.kind(),
             Self::Record(_) | Self::Worker => ErrorKind::Internal,
         }
     }

@@ -18,7 +18,6 @@ use crate::error::ImageError;
 use crate::image::{Image, Layer, Owner};
 use crate::limits;
 use crate::load::on_thread;
-use crate::progress::{LayerState, Progress};
 use crate::rows::Record;
 use crate::unpack::{Teller, packing};
 
@@ -89,12 +88,7 @@ impl Images {
         options: ImportOptions,
         owner: Owner,
     ) -> Result<Arc<Image>, ImageError> {
-        let teller = Teller {
-            progress: Progress::none(),
-            id: diff_id.hex()[..12].to_owned(),
-            state: LayerState::Extracting,
-        };
-        let unpacked = self.unpack(&blob.digest, &diff_id, teller).await?;
+        let unpacked = self.unpack(&blob.digest, &diff_id, Teller::new(|_| {})).await?;
         let layer = Layer {
             diff_id,
             size: unpacked.size,

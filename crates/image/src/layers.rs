@@ -1,6 +1,8 @@
 //! The seam to whatever keeps unpacked layers: overlay directories, erofs files, a remote
 //! snapshotter. Images need three things of it and no more.
 
+use std::time::SystemTime;
+
 use async_trait::async_trait;
 use pouch_snapshot::{LayerInfo, Snapshotter};
 use pouch_types::{Classified, Digest, ErrorKind};
@@ -48,6 +50,15 @@ pub struct Unpacked {
     pub size: u64,
 }
 
+/// A layer in a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// When it came.
+    pub since: SystemTime,
+}
+
 /// Bytes of a layer blob, compressed as they are.
 pub type LayerStream = Box<dyn AsyncRead + Send + Unpin>;
 
@@ -74,11 +85,11 @@ pub trait LayerStore: Send + Sync + 'static {
     /// When it cannot be removed now, for example because it is mounted.
     async fn remove(&self, diff_id: &Digest) -> Result<(), LayerError>;
 
-    /// The diffIDs of all layers that are here.
+    /// All layers that are here.
     ///
     /// # Errors
     /// When they cannot be listed.
-    async fn list(&self) -> Result<Vec<Digest>, LayerError>;
+    async fn list(&self) -> Result<Vec<Kept>, LayerError>;
 }
 
 impl From<LayerInfo> for Unpacked {
@@ -102,7 +113,8 @@ impl LayerStore for Snapshotter {
         self.remove_layer(diff_id).await.map_err(|error| LayerError::new(&error))
     }
 
-    async fn list(&self) -> Result<Vec<Digest>, LayerError> {
-        Ok(self.layers().into_iter().map(|layer| layer.diff_id).collect())
+    async fn list(&self) -> Result<Vec<Kept>, LayerError> {
+        let dated = self.dated_layers().await.map_err(|error| LayerError::new(&error))?;
+        Ok(dated.into_iter().map(|(layer, since)| Kept { diff_id: layer.diff_id, since }).collect())
     }
 }

@@ -8,8 +8,8 @@
 //! **Storage.** Rows in the store say what exists. Layers are unpacked once by diffID in the
 //! [`LayerStore`]; blobs as they came are kept in the content store, because push, save and the
 //! next partial pull need them. Rows are written last when something comes and first when
-//! something goes, so a crash leaves bytes without rows, which the next start collects, and never
-//! rows without bytes.
+//! something goes, so a crash leaves bytes without rows, which a later pull takes up or which are
+//! collected after a day, and never rows without bytes.
 //!
 //! **Memory.** All images are cached, parsed and immutable: list, inspect and look-ups do no I/O.
 //!
@@ -21,8 +21,10 @@
 mod archive;
 mod catalog;
 mod changes;
+mod commit;
 pub mod config;
 mod error;
+mod fetch;
 mod filter;
 mod image;
 mod import;
@@ -50,20 +52,22 @@ use tokio::sync::Semaphore;
 
 pub use archive::ArchiveError;
 pub use changes::{Changes, InvalidChange};
+pub use commit::CommitOptions;
 pub use config::{ContainerConfig, HealthConfig, ImageConfig};
 pub use error::{ImageError, InUse};
 pub use filter::{LabelFilter, ListFilter};
 pub use image::{Image, Layer, Owner, Owners, Packing, Step};
 pub use import::ImportOptions;
-pub use layers::{LayerError, LayerStore, LayerStream, Unpacked};
+pub use layers::{Kept, LayerError, LayerStore, LayerStream, Unpacked};
 pub use progress::{Amount, Event, LayerState, Loaded, Progress};
 pub use pull::PullRequest;
 pub use remove::{ImageUser, RemoveOptions, Removed};
 pub use rows::{Released, SCHEMA, release_image, use_image};
 pub use save::SaveStream;
-pub use sweep::{PruneFilter, PruneReport, Usage};
+pub use sweep::{Collect, PruneFilter, PruneReport, Usage};
 
 use catalog::Catalog;
+use fetch::Fetches;
 use image::Reference;
 use pins::{Flights, Pins};
 use rows::Record;
@@ -81,9 +85,11 @@ pub(crate) struct Inner {
     /// Held over a commit and the same change of the catalog, so that both see one order.
     change: tokio::sync::Mutex<()>,
     pins: Arc<Pins>,
-    fetches: Flights,
+    fetches: Fetches,
+    /// Whose turn it is with a blob.
+    blobs: Flights,
     unpacks: Flights,
-    unpack_slots: Semaphore,
+    layer_slots: Semaphore,
 }
 
 impl std::fmt::Debug for Images {
@@ -93,7 +99,7 @@ impl std::fmt::Debug for Images {
 }
 
 impl Images {
-    /// Loads all images and collects what a crash left behind.
+    /// Loads all images and collects what was left behind long ago, then and each hour.
     ///
     /// # Errors
     /// Unreadable records, or I/O.
@@ -113,14 +119,13 @@ impl Images {
             catalog: RwLock::new(Catalog::new(records, references)),
             change: tokio::sync::Mutex::default(),
             pins: Arc::default(),
-            fetches: Flights::default(),
+            fetches: Fetches::default(),
+            blobs: Flights::default(),
             unpacks: Flights::default(),
-            unpack_slots: Semaphore::new(limits::UNPACKS),
+            layer_slots: Semaphore::new(limits::LAYERS_AT_ONCE),
         }));
-        let freed = images.collect().await?;
-        if freed > 0 {
-            tracing::info!(bytes = freed, "collected layers and blobs of no image");
-        }
+        images.collect_and_tell().await?;
+        sweep::collect_hourly(&images);
         Ok(images)
     }
 

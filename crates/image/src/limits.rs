@@ -22,11 +22,15 @@ pub const ARCHIVE_BYTES: u64 = 256 << 30;
 pub const ARCHIVE_LINKS: usize = 8;
 /// Seconds that a client may take for its next bytes of an archive.
 pub const INPUT_IDLE_SECONDS: u64 = 600;
-/// Layers of one pull that are fetched at the same time (Docker's `max-concurrent-downloads`).
-pub const DOWNLOADS: usize = 3;
-/// Layers that are unpacked at the same time, over all pulls.
-pub const UNPACKS: usize = 3;
+/// Layers that are fetched and unpacked at the same time, over all pulls and loads. Each costs a
+/// process and a few MiB.
+pub const LAYERS_AT_ONCE: usize = 8;
+/// Layers of one push that are sent at the same time (Docker's `max-concurrent-uploads`).
+pub const UPLOADS: usize = 5;
 /// Progress events that wait for a slow client before pictures of the progress are dropped.
 pub const PROGRESS_QUEUE: usize = 64;
-/// Age at which the bytes of an unfinished download are given up, seconds.
-pub const INGEST_AGE_SECONDS: u64 = 7 * 24 * 3600;
+/// Age at which what an unfinished pull left is given up, seconds: beginnings of downloads, and
+/// blobs and layers of no image.
+pub const LEFTOVER_AGE_SECONDS: u64 = 24 * 3600;
+/// Between two collections of such leftovers, seconds.
+pub const COLLECT_EVERY_SECONDS: u64 = 3600;

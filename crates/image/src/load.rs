@@ -25,6 +25,7 @@ use crate::image::{Image, Layer, Owner, Packing};
 use crate::limits;
 use crate::progress::{Event, LayerState, Loaded, Progress};
 use crate::rows::Record;
+use crate::sweep::Collect;
 use crate::unpack::Teller;
 
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -92,7 +93,7 @@ impl Images {
                 Ok(image) => image,
                 Err(error) => {
                     // The client has it all: unlike a download, nothing is worth keeping.
-                    if let Err(error) = self.collect().await {
+                    if let Err(error) = self.collect(Collect::Everything).await {
                         tracing::warn!(%error, "what a failed load left is collected later");
                     }
                     return Err(error);
@@ -149,11 +150,7 @@ impl Images {
                     .await
                     .map_err(|_| ImageError::Worker)??;
             }
-            let teller = Teller {
-                progress: progress.clone(),
-                id: diff_id.hex()[..12].to_owned(),
-                state: LayerState::Loading,
-            };
+            let teller = Teller::layer(progress, &diff_id.hex()[..12], LayerState::Loading);
             let unpacked = self.unpack(&blob.digest, diff_id, teller).await?;
             layers.push(Layer {
                 diff_id: *diff_id,

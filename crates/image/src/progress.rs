@@ -1,4 +1,4 @@
-//! What a pull or a load tells its client while it works, with the words of Docker's progress
+//! What a pull, a push or a load tells its client while it works, with the words of Docker's progress
 //! stream. The face makes JSON lines of it.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub enum Event {
     /// News of one layer.
     Layer {
         /// First 12 digits of the digest that names the layer to its client: that of the blob for
-        /// a pull, the diffID for a load.
+        /// a pull, the diffID for a load or a push.
         id: String,
         /// What happens to it.
         state: LayerState,
@@ -33,6 +33,15 @@ pub enum Event {
     Digest(Digest),
     /// The last line of a pull.
     Status(String),
+    /// A name is in the registry; `aux` of a push.
+    Pushed {
+        /// The tag.
+        tag: String,
+        /// Of the manifest.
+        digest: Digest,
+        /// Bytes of the manifest.
+        size: u64,
+    },
     /// One image of an archive is there; the last lines of a load. Docker sends it as `stream`.
     Loaded(Loaded),
 }
@@ -85,6 +94,16 @@ pub enum LayerState {
     AlreadyExists,
     /// As `Extracting`, of a load.
     Loading(Amount),
+    /// To be pushed.
+    Preparing,
+    /// Bytes are going.
+    Pushing(Amount),
+    /// The registry has it now.
+    Pushed,
+    /// The registry took it from another repository.
+    Mounted,
+    /// The registry had it.
+    LayerAlreadyExists,
 }
 
 impl LayerState {
@@ -101,6 +120,11 @@ impl LayerState {
             Self::PullComplete => "Pull complete",
             Self::AlreadyExists => "Already exists",
             Self::Loading(_) => "Loading layer",
+            Self::Preparing => "Preparing",
+            Self::Pushing(_) => "Pushing",
+            Self::Pushed => "Pushed",
+            Self::Mounted => "Mounted from another repository",
+            Self::LayerAlreadyExists => "Layer already exists",
         }
     }
 
@@ -108,9 +132,10 @@ impl LayerState {
     #[must_use]
     pub const fn amount(self) -> Option<Amount> {
         match self {
-            Self::Downloading(amount) | Self::Extracting(amount) | Self::Loading(amount) => {
-                Some(amount)
-            }
+            Self::Downloading(amount)
+            | Self::Extracting(amount)
+            | Self::Loading(amount)
+            | Self::Pushing(amount) => Some(amount),
             _ => None,
         }
     }

@@ -1,32 +1,30 @@
 //! `docker pull`: from a reference to an image with its layers unpacked.
 //!
-//! Each layer goes its own way: fetched into the content store (resumed where an earlier attempt
-//! stopped), verified, unpacked. A blob is fetched once however many clients want it; when the
-//! client whose pull fetches it goes away, the next one goes on where it was.
+//! Each layer goes its own way (see [`crate::fetch`]); the image exists when all are there.
+//!
+//! What a pull brought is kept when it is broken off or fails in passing, for the next one to go
+//! on with, until it is a day old. A pull that trying again does not help leaves nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
-use pouch_content::{ContentError, Expected, IngestKey, Writer};
+use pouch_content::{ContentError, IngestKey};
 use pouch_registry::{
-    Credentials, Descriptor, DocumentError, Platform, RegistryError, Repository, Resolved, Wanted,
+    Credentials, Descriptor, DocumentError, Manifest, Platform, RegistryError, Repository,
+    Resolved, Wanted,
 };
 use pouch_types::{Digest, ImageId, ImageRef};
-use tokio::sync::Semaphore;
 
 use crate::Images;
 use crate::config::ImageConfig;
 use crate::error::ImageError;
 use crate::image::{Image, Layer, Owner};
 use crate::limits;
-use crate::progress::{Amount, Event, LayerState, Progress};
+use crate::progress::{Event, LayerState, Progress};
 use crate::rows::Record;
-use crate::unpack::{Teller, packing};
-
-/// Between two pictures of a download's progress, bytes.
-const STEP: u64 = 512 << 10;
+use crate::unpack::packing;
 
 /// What to pull.
 #[derive(Debug, Clone)]
@@ -56,6 +54,7 @@ impl Images {
     ) -> Result<Arc<Image>, ImageError> {
         let reference = &request.reference;
         let repository = self.0.registry.repository(reference, request.credentials).await?;
+        let repository = Arc::new(repository);
         let resolved = repository.resolve(&request.platform).await?;
         let id = match (reference.digest(), reference.tag()) {
             (Some(digest), _) => digest.to_string(),
@@ -82,7 +81,7 @@ impl Images {
 
     async fn pull_image(
         &self,
-        repository: &Repository,
+        repository: &Arc<Repository>,
         resolved: Resolved,
         platform: &Wanted,
         names: &[(ImageRef, Option<Digest>)],
@@ -117,17 +116,22 @@ impl Images {
             .chain(manifest.layers.iter().map(|layer| layer.digest))
             .chain(known.values().map(|layer| layer.blob))
             .chain([resolved.descriptor.digest]);
-        let pinned = self.0.pins.pin(wanted).await;
+        let wanted: Vec<Digest> = wanted.collect();
+        let pinned = self.0.pins.pin(wanted.iter().copied()).await;
         for layer in &manifest.layers {
             progress.layer(short(&layer.digest), LayerState::PullingFsLayer).await;
         }
-        let slots = Semaphore::new(limits::DOWNLOADS);
-        let layers =
-            try_join_all(diff_ids.iter().zip(&manifest.layers).map(|(diff_id, descriptor)| {
-                let known = known.get(diff_id).copied();
-                self.pull_layer(repository, diff_id, descriptor, known, &slots, progress)
-            }))
-            .await?;
+        let layers = match self.pull_layers(repository, &diff_ids, manifest, &known, progress).await
+        {
+            Ok(layers) => layers,
+            Err(error) => {
+                drop(pinned);
+                if !error.is_passing() {
+                    self.give_up(wanted).await;
+                }
+                return Err(error);
+            }
+        };
         self.0.content.put(resolved.raw.clone()).await?;
         let id = ImageId(Digest::of(&raw_config));
         let record = Record {
@@ -145,13 +149,34 @@ impl Images {
         self.get(&id).ok_or_else(|| ImageError::NotFound(id.to_string()))
     }
 
+    /// All layers at once, as far as there are slots. The largest begin: with what is left at the
+    /// end the machine should not wait for one of them alone.
+    async fn pull_layers(
+        &self,
+        repository: &Arc<Repository>,
+        diff_ids: &[Digest],
+        manifest: &Manifest,
+        known: &HashMap<Digest, Layer>,
+        progress: &Progress,
+    ) -> Result<Vec<Layer>, ImageError> {
+        let mut order: Vec<_> = diff_ids.iter().zip(&manifest.layers).enumerate().collect();
+        order.sort_by_key(|(_, (_, descriptor))| std::cmp::Reverse(descriptor.size));
+        let mut layers = try_join_all(order.into_iter().map(|(at, (diff_id, descriptor))| {
+            let known = known.get(diff_id).copied();
+            let pulled = self.pull_layer(repository, diff_id, descriptor, known, progress);
+            async move { Ok::<_, ImageError>((at, pulled.await?)) }
+        }))
+        .await?;
+        layers.sort_by_key(|(at, _)| *at);
+        Ok(layers.into_iter().map(|(_, layer)| layer).collect())
+    }
+
     async fn pull_layer(
         &self,
-        repository: &Repository,
+        repository: &Arc<Repository>,
         diff_id: &Digest,
         descriptor: &Descriptor,
         known: Option<Layer>,
-        slots: &Semaphore,
         progress: &Progress,
     ) -> Result<Layer, ImageError> {
         let id = short(&descriptor.digest);
@@ -175,142 +200,28 @@ impl Images {
                 return Ok(known);
             }
         }
-        {
-            let waiting = slots.try_acquire();
-            let _slot = match waiting {
-                Ok(slot) => slot,
-                Err(_) => {
-                    progress.layer(id, LayerState::Waiting).await;
-                    slots.acquire().await.map_err(|_| ImageError::Worker)?
-                }
-            };
-            self.fetch(repository, descriptor, progress).await?;
-        }
-        progress.layer(id, LayerState::DownloadComplete).await;
-        let teller =
-            Teller { progress: progress.clone(), id: id.to_owned(), state: LayerState::Extracting };
-        let unpacked = self.unpack(&descriptor.digest, diff_id, teller).await?;
-        progress.layer(id, LayerState::PullComplete).await;
-        Ok(Layer {
-            diff_id: *diff_id,
-            size: unpacked.size,
-            blob: descriptor.digest,
-            blob_size: descriptor.size,
-            packing: packing(&self.0.content, &descriptor.digest).await?,
-        })
+        self.bring(repository, descriptor, diff_id, progress).await
     }
 
-    /// Brings a blob into the content store, verified, unless it is there.
-    async fn fetch(
-        &self,
-        repository: &Repository,
-        descriptor: &Descriptor,
-        progress: &Progress,
-    ) -> Result<(), ImageError> {
-        let digest = descriptor.digest;
-        let id = short(&digest);
-        let watch = |amount| progress.amount(id, LayerState::Downloading(amount));
-        let turn = self.0.fetches.turn(&digest, watch).await;
-        if self.0.content.exists(&digest).await? {
-            return Ok(());
-        }
-        let expected = Expected::exactly(digest, descriptor.size);
-        let mut writer = self.resume(&digest, expected).await?;
-        let mut resumed = writer.offset() > 0;
-        let tell = |offset: u64| {
-            let amount = Amount { current: offset, total: descriptor.size };
-            turn.report(amount);
-            progress.amount(id, LayerState::Downloading(amount));
-        };
-        loop {
-            download(repository, descriptor, &mut writer, tell).await?;
-            progress.layer(id, LayerState::VerifyingChecksum).await;
-            match writer.commit().await {
-                Ok(_) => return Ok(()),
-                // The bytes of the earlier attempt may be the bad ones: once more without them.
-                Err(ContentError::DigestMismatch(_)) if resumed => {
-                    resumed = false;
-                    writer = self.0.content.ingest(IngestKey::of_blob(&digest), expected).await?;
+    /// Removes what a pull brought that will not succeed by trying again.
+    async fn give_up(&self, digests: Vec<Digest>) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        for digest in digests {
+            {
+                let Some(_condemned) = self.0.pins.condemn(&digest) else { continue };
+                let key = IngestKey::of_blob(&digest);
+                // The last batch of a download that was stopped is written to its end.
+                while let Err(error) = self.0.content.delete_ingest(&key).await {
+                    if !matches!(error, ContentError::Busy(_)) || Instant::now() > deadline {
+                        tracing::warn!(%digest, %error, "a partial download is left");
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                Err(error) => return Err(error.into()),
             }
+            self.sweep([digest]).await;
         }
     }
-}
-
-impl Images {
-    /// Takes up the ingest of a blob. The pull that had it before may be gone while its last batch
-    /// is still being written; that takes milliseconds, on a bad disk seconds.
-    async fn resume(&self, digest: &Digest, expected: Expected) -> Result<Writer, ImageError> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match self.0.content.resume(IngestKey::of_blob(digest), expected).await {
-                Err(ContentError::Busy(_)) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                other => return Ok(other?),
-            }
-        }
-    }
-}
-
-/// Writes the rest of a blob. Tries again after a passing failure; attempts count only while
-/// nothing comes.
-async fn download(
-    repository: &Repository,
-    descriptor: &Descriptor,
-    writer: &mut Writer,
-    tell: impl Fn(u64),
-) -> Result<(), ImageError> {
-    let mut attempt = 0;
-    let mut reached = writer.offset();
-    while writer.offset() < descriptor.size {
-        let failure = match stream(repository, descriptor, writer, &tell).await {
-            Ok(()) if writer.offset() >= descriptor.size => break,
-            // A body that ends early with nothing said is a broken connection too.
-            Ok(()) => None,
-            Err(ImageError::Registry(error)) if error.is_transient() => Some(error),
-            Err(error) => return Err(error),
-        };
-        if writer.offset() > reached {
-            (attempt, reached) = (0, writer.offset());
-        }
-        attempt += 1;
-        let Some(wait) = repository.back_off(attempt) else {
-            return Err(match failure {
-                Some(error) => error.into(),
-                None => {
-                    let (expected, actual) = (descriptor.size, writer.offset());
-                    ContentError::Short { expected, actual }.into()
-                }
-            });
-        };
-        tokio::time::sleep(wait).await;
-    }
-    Ok(())
-}
-
-async fn stream(
-    repository: &Repository,
-    descriptor: &Descriptor,
-    writer: &mut Writer,
-    tell: &impl Fn(u64),
-) -> Result<(), ImageError> {
-    let mut blob = repository.blob(descriptor, writer.offset()).await?;
-    if blob.start() != writer.offset() {
-        writer.restart().await?;
-    }
-    let mut told = writer.offset();
-    tell(told);
-    while let Some(bytes) = blob.next().await? {
-        writer.write(bytes).await?;
-        let offset = writer.offset();
-        if offset - told >= STEP || offset == descriptor.size {
-            told = offset;
-            tell(offset);
-        }
-    }
-    Ok(())
 }
 
 /// Under which names the image will be known, each with the digest that the registry gave for it:
@@ -324,7 +235,7 @@ fn names(reference: &ImageRef, resolved: &Resolved) -> Vec<(ImageRef, Option<Dig
     }
 }
 
-fn short(digest: &Digest) -> &str {
+pub(crate) fn short(digest: &Digest) -> &str {
     &digest.hex()[..12]
 }
 

@@ -146,6 +146,13 @@ pub(crate) fn load(c: &Connection) -> Result<(Vec<Record>, Vec<Reference>), Imag
     Ok((records, references))
 }
 
+/// One image, retired or not.
+pub(crate) fn find(c: &Connection, id: &ImageId) -> Result<Option<Record>, ImageError> {
+    let mut select = c.prepare(&format!("SELECT {COLUMNS} FROM images WHERE id = ?1"))?;
+    let mut rows = select.query([id.to_string()])?;
+    rows.next()?.map(|row| record(c, row)).transpose()
+}
+
 /// The bytes of a configuration, whose digest is the id.
 pub(crate) fn raw_config(c: &Connection, id: &ImageId) -> Result<Option<Bytes>, ImageError> {
     let raw: Option<Vec<u8>> = c

@@ -136,37 +136,49 @@ impl Images {
     /// The manifest that an image came with, if it still describes the blobs that are here; else
     /// one of ours.
     async fn manifest_of(&self, image: &Image, raw_config: &Bytes) -> Result<Bytes, ImageError> {
-        if let Some(digest) = &image.manifest {
-            let raw = self.0.content.read(digest, limits::MANIFEST_BYTES).await?;
-            let blobs = image.layers.iter().map(|layer| layer.blob);
-            let same = Manifest::parse(&raw)
-                .is_ok_and(|m| m.layers.iter().map(|layer| layer.digest).eq(blobs));
-            if same {
-                return Ok(raw);
-            }
+        match self.manifest_it_came_with(image).await? {
+            Some(raw) => Ok(raw),
+            None => manifest_of_ours(image, raw_config),
         }
-        let manifest = OciManifest {
-            schema_version: 2,
-            media_type: OCI_MANIFEST,
-            config: Descriptor {
-                media_type: OCI_CONFIG.to_owned(),
-                digest: image.id.0,
-                size: raw_config.len() as u64,
-                platform: None,
-            },
-            layers: image
-                .layers
-                .iter()
-                .map(|layer| Descriptor {
-                    media_type: layer.packing.media_type().to_owned(),
-                    digest: layer.blob,
-                    size: layer.blob_size,
-                    platform: None,
-                })
-                .collect(),
-        };
-        Ok(serde_json::to_vec(&manifest).map_err(ConfigError::Json)?.into())
     }
+
+    /// The manifest that an image came with, if it still describes the blobs that are here.
+    pub(crate) async fn manifest_it_came_with(
+        &self,
+        image: &Image,
+    ) -> Result<Option<Bytes>, ImageError> {
+        let Some(digest) = &image.manifest else { return Ok(None) };
+        let raw = self.0.content.read(digest, limits::MANIFEST_BYTES).await?;
+        let blobs = image.layers.iter().map(|layer| layer.blob);
+        let same = Manifest::parse(&raw)
+            .is_ok_and(|m| m.layers.iter().map(|layer| layer.digest).eq(blobs));
+        Ok(same.then_some(raw))
+    }
+}
+
+/// A manifest for the blobs of an image as they are here.
+pub(crate) fn manifest_of_ours(image: &Image, raw_config: &Bytes) -> Result<Bytes, ImageError> {
+    let manifest = OciManifest {
+        schema_version: 2,
+        media_type: OCI_MANIFEST,
+        config: Descriptor {
+            media_type: OCI_CONFIG.to_owned(),
+            digest: image.id.0,
+            size: raw_config.len() as u64,
+            platform: None,
+        },
+        layers: image
+            .layers
+            .iter()
+            .map(|layer| Descriptor {
+                media_type: layer.packing.media_type().to_owned(),
+                digest: layer.blob,
+                size: layer.blob_size,
+                platform: None,
+            })
+            .collect(),
+    };
+    Ok(serde_json::to_vec(&manifest).map_err(ConfigError::Json)?.into())
 }
 
 /// Collects what a tar builder writes into chunks for an async reader.
@@ -264,7 +276,7 @@ fn append<W: Write>(
 }
 
 /// The media type of a manifest, as it says itself.
-fn media_type(manifest: &[u8]) -> String {
+pub(crate) fn media_type(manifest: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Typed {

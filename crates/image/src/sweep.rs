@@ -142,7 +142,7 @@ impl Images {
             drop(change);
             report.reclaimed += self.sweep(freed).await;
         }
-        report.reclaimed += self.collect().await?;
+        report.reclaimed += self.collect(Collect::Everything).await?;
         Ok(report)
     }
 
@@ -273,25 +273,34 @@ impl Images {
     }
 
     /// Deletes layers and blobs that no image and no operation under way needs, and the beginnings
-    /// of downloads that nobody went on with for long. A failed pull keeps what it fetched, so
-    /// that the next one has less to do; this ends it. Runs at the start; returns the bytes freed.
+    /// of downloads. A pull that was broken off keeps what it fetched, so that the next one has
+    /// less to do; this ends it. Returns the bytes freed.
     ///
     /// # Errors
     /// When the content store cannot be listed.
-    pub async fn collect(&self) -> Result<u64, ImageError> {
-        let mut found: HashSet<Digest> =
-            self.0.content.walk().await?.into_iter().map(|blob| blob.digest).collect();
+    pub async fn collect(&self, which: Collect) -> Result<u64, ImageError> {
+        let now = SystemTime::now();
+        let age = Duration::from_secs(limits::LEFTOVER_AGE_SECONDS);
+        let border = match which {
+            Collect::Everything => None,
+            Collect::Old => Some(now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)),
+        };
+        let is_old = |since: SystemTime| border.is_none_or(|border| since < border);
+        let blobs = match border {
+            Some(border) => self.0.content.walk_before(border).await?,
+            None => self.0.content.walk().await?,
+        };
+        let mut found: HashSet<Digest> = blobs.into_iter().map(|blob| blob.digest).collect();
         match self.0.layers.list().await {
-            Ok(layers) => found.extend(layers),
+            Ok(layers) => {
+                found.extend(layers.iter().filter(|l| is_old(l.since)).map(|l| l.diff_id));
+            }
             Err(error) => tracing::warn!(%error, "layers cannot be listed"),
         }
         found.retain(|digest| !self.catalog().is_needed(digest));
         let mut freed = self.sweep(found).await;
-        let now = SystemTime::now();
         for ingest in self.0.content.ingests().await? {
-            let age = now.duration_since(ingest.modified).unwrap_or(Duration::ZERO);
-            let old = age > Duration::from_secs(limits::INGEST_AGE_SECONDS);
-            if old || !ingest.key.is_resumable() {
+            if is_old(ingest.modified) || !ingest.key.is_resumable() {
                 match self.0.content.delete_ingest(&ingest.key).await {
                     Ok(()) => freed += ingest.size,
                     // A load or a pull is writing it.
@@ -302,6 +311,37 @@ impl Images {
         }
         Ok(freed)
     }
+
+    pub(crate) async fn collect_and_tell(&self) -> Result<(), ImageError> {
+        let freed = self.collect(Collect::Old).await?;
+        if freed > 0 {
+            tracing::info!(bytes = freed, "collected what unfinished pulls left");
+        }
+        Ok(())
+    }
+}
+
+/// Which leftovers [`Images::collect`] takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Collect {
+    /// All.
+    Everything,
+    /// Those that no pull went on with for a day.
+    Old,
+}
+
+/// Collects old leftovers each hour, as long as anybody holds the images.
+pub(crate) fn collect_hourly(images: &Images) {
+    let images = Arc::downgrade(&images.0);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(limits::COLLECT_EVERY_SECONDS)).await;
+            let Some(inner) = images.upgrade() else { return };
+            if let Err(error) = Images(inner).collect_and_tell().await {
+                tracing::warn!(error = %pouch_types::error::chain(&error), "collect leftovers");
+            }
+        }
+    });
 }
 
 /// The layers of an image, one that it lists twice only once.

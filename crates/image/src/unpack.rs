@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pouch_content::ContentStore;
@@ -17,27 +18,45 @@ use crate::progress::{Amount, LayerState, Progress};
 /// Between two pictures of the progress, bytes.
 const STEP: u64 = 1 << 20;
 
-/// Where and how the unpacking of one layer is told.
-#[derive(Debug, Clone)]
-pub(crate) struct Teller {
-    pub(crate) progress: Progress,
-    pub(crate) id: String,
-    pub(crate) state: fn(Amount) -> LayerState,
+/// Where the unpacking of one layer is told.
+#[derive(Clone)]
+pub(crate) struct Teller(Arc<dyn Fn(Amount) + Send + Sync>);
+
+impl std::fmt::Debug for Teller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Teller")
+    }
 }
 
 impl Teller {
+    pub(crate) fn new(tell: impl Fn(Amount) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    /// Tells `progress` of the layer `id`.
+    pub(crate) fn layer(progress: &Progress, id: &str, state: fn(Amount) -> LayerState) -> Self {
+        let (progress, id) = (progress.clone(), id.to_owned());
+        Self::new(move |amount| progress.amount(&id, state(amount)))
+    }
+
     fn amount(&self, current: u64, total: u64) {
-        self.progress.amount(&self.id, (self.state)(Amount { current, total }));
+        (self.0)(Amount { current, total });
     }
 }
 
 /// Counts what is read.
-struct Counted<R> {
+pub(crate) struct Counted<R> {
     inner: R,
     teller: Teller,
     current: u64,
     told: u64,
     total: u64,
+}
+
+impl<R> Counted<R> {
+    pub(crate) fn new(inner: R, teller: Teller, total: u64) -> Self {
+        Self { inner, teller, current: 0, told: 0, total }
+    }
 }
 
 impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
@@ -76,11 +95,11 @@ impl Images {
         if let Some(layer) = self.layer(diff_id).await? {
             return Ok(layer);
         }
-        let _slot = self.0.unpack_slots.acquire().await.map_err(|_| ImageError::Worker)?;
+        let _slot = self.0.layer_slots.acquire().await.map_err(|_| ImageError::Worker)?;
         let reader = self.0.content.reader(blob, u64::MAX).await?;
         let total = reader.info().size;
         turn.report(Amount { current: 0, total });
-        let stream = Counted { inner: reader, teller, current: 0, told: 0, total };
+        let stream = Counted::new(reader, teller, total);
         let unpacked = self
             .0
             .layers

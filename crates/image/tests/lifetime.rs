@@ -153,11 +153,12 @@ async fn prune_takes_the_dangling_and_the_unused() {
     assert_eq!((left.len(), &left[0].id), (1, &used));
 }
 
+/// What a killed daemon left of a pull is there for the next one for a day.
 #[tokio::test]
-async fn a_start_collects_what_a_crash_left() {
+async fn leftovers_are_collected_when_they_are_old() {
     let rig = rig().await;
     load(&rig, &["a"], &[&tar(&[("1", b"1")])], "1", Owner::Docker).await;
-    rig.content.put(Bytes::from_static(b"orphan")).await.unwrap();
+    let orphan = rig.content.put(Bytes::from_static(b"orphan")).await.unwrap();
     rig.layers.layers.lock().unwrap().insert(pouch_types::Digest::of(b"orphan layer"), 1);
     let part = pouch_types::Digest::of(b"partial");
     let keys = [
@@ -168,11 +169,30 @@ async fn a_start_collects_what_a_crash_left() {
         let writer = rig.content.ingest(key.clone(), pouch_content::Expected::default());
         writer.await.unwrap().write(Bytes::from_static(b"x")).await.unwrap();
     }
+    while matches!(
+        rig.content.delete_ingest(&keys[0]).await,
+        Err(pouch_content::ContentError::Busy(_))
+    ) {
+        tokio::task::yield_now().await;
+    }
     let rig = rig.reopen().await;
-    assert_eq!((rig.blobs().await, rig.layer_count()), (1, 1));
+    assert_eq!((rig.blobs().await, rig.layer_count()), (2, 2));
     let left = rig.content.ingests().await.unwrap();
-    assert_eq!(left.len(), 1, "a download goes on later");
-    assert_eq!(left[0].key, keys[1]);
+    assert_eq!(left.iter().map(|left| &left.key).collect::<Vec<_>>(), [&keys[1]]);
+
+    let day = std::time::Duration::from_secs(25 * 3600);
+    let content = rig.dir.path().join("content");
+    for path in [
+        content.join("blobs/sha256").join(orphan.digest.hex()),
+        content.join("ingest").join(keys[1].as_str()),
+    ] {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - day).unwrap();
+    }
+    *rig.layers.age.lock().unwrap() = day;
+    let rig = rig.reopen().await;
+    assert_eq!((rig.blobs().await, rig.layer_count()), (1, 1), "what the image needs stays");
+    assert!(rig.content.ingests().await.unwrap().is_empty());
 }
 
 /// Many removals and loads of overlapping images at once: at the end every image has its bytes.

@@ -49,7 +49,7 @@ fn statuses(events: &[Event]) -> Vec<String> {
             Event::Layer { state, .. } => Some(state.status().to_owned()),
             Event::Digest(digest) => Some(format!("Digest: {digest}")),
             Event::Status(text) => Some(text.clone()),
-            Event::Loaded(_) => None,
+            Event::Loaded(_) | Event::Pushed { .. } => None,
         })
         .collect()
 }
@@ -245,35 +245,124 @@ async fn many_clients_one_fetch() {
     assert_eq!(rig.layers.applied.load(Ordering::SeqCst), 5);
 }
 
-#[tokio::test]
-async fn the_next_client_takes_over() {
-    let layer = tar(&[("f", &[7; 300_000])]);
+/// A registry whose only layer stops coming in the middle of its first download.
+async fn stalling(layer: Vec<u8>, upto: usize) -> Server {
     let wanted = blob_path(&layer);
     let tries = AtomicUsize::new(0);
-    let server = serve(vec![layer], move |r, answer| {
+    serve(vec![layer], move |r, answer| {
         if r.path == wanted && tries.fetch_add(1, Ordering::SeqCst) == 0 {
-            // The first download stalls in the middle.
-            let half = answer.body[..150_000].to_vec();
             let length = Some(answer.body.len() as u64);
-            return Answer { body: half, length, hang: true, ..answer };
+            return Answer { body: answer.body[..upto].to_vec(), length, hang: true, ..answer };
         }
-        answer
+        let start = r.headers.get("range").and_then(|range| {
+            range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()
+        });
+        match start {
+            Some(start) => {
+                let size = answer.body.len();
+                let mut part = Answer::ok(&answer.body[start..]);
+                part.status = 206;
+                part.header("content-range", format!("bytes {start}-{}/{size}", size - 1))
+            }
+            None => answer,
+        }
     })
-    .await;
+    .await
+}
+
+fn blob_requests(server: &Server) -> Vec<Option<String>> {
+    let requests = server.requests();
+    let blobs = requests.iter().filter(|r| r.path.contains("blobs"));
+    // The first blob is the configuration.
+    blobs.skip(1).map(|r| r.headers.get("range").cloned()).collect()
+}
+
+async fn wait_for_downloads(server: &Server, count: usize) {
+    while blob_requests(server).len() < count {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_nothing_from_the_others() {
+    let server = stalling(tar(&[("f", &[7; 300_000])]), 150_000).await;
     let rig = rig().await;
     let name = format!("{}/a", server.host());
     let (images, first) = (rig.images.clone(), request(&name));
     let stalled =
         tokio::spawn(async move { images.pull(first, &Progress::none()).await.map(drop) });
-    while server.requests().iter().filter(|r| r.path.contains("blobs")).count() < 2 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    wait_for_downloads(&server, 1).await;
     let second = pull(&rig, &name);
     tokio::pin!(second);
-    assert!(futures::poll!(&mut second).is_pending());
+    // Time to join the first one, and for that to get as far as it comes.
+    let half_a_second = tokio::time::sleep(std::time::Duration::from_millis(500));
+    tokio::pin!(half_a_second);
+    let early = futures::future::select(&mut second, half_a_second).await;
+    assert!(matches!(early, futures::future::Either::Right(_)), "it cannot be done yet");
     stalled.abort();
     let (image, _) = second.await.unwrap();
     assert_eq!(image.layers.len(), 1);
+    let layers: Vec<_> =
+        blob_requests(&server).into_iter().filter(|range| range.is_some()).collect();
+    assert_eq!(layers, [Some("bytes=150000-".to_owned())]);
+    assert_eq!(rig.layers.applied.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_the_last_client_leaves_is_taken_up_after_a_restart() {
+    let layer = tar(&[("f", &(0..700_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>())]);
+    let size = layer.len();
+    let server = stalling(layer, 2_500_000).await;
+    let rig = rig().await;
+    let name = format!("{}/a", server.host());
+    let (images, first) = (rig.images.clone(), request(&name));
+    let stopped =
+        tokio::spawn(async move { images.pull(first, &Progress::none()).await.map(drop) });
+    let come = async {
+        loop {
+            let ingests = rig.content.ingests().await.unwrap();
+            if ingests.iter().any(|ingest| ingest.size >= 1 << 20) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    come.await;
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    stopped.abort();
+    let _ = stopped.await;
+    let rig = rig.reopen().await;
+    let (image, _) = pull(&rig, &name).await.unwrap();
+    assert_eq!(image.layers[0].blob_size, size as u64);
+    let ranges: Vec<_> = blob_requests(&server).into_iter().flatten().collect();
+    assert_eq!(ranges, ["bytes=2500000-"], "no byte comes twice");
+}
+
+/// The rights of the client that happened to begin say nothing about the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_refused_client_does_not_fail_one_that_may() {
+    let layer = tar(&[("f", b"secret")]);
+    let wanted = blob_path(&layer);
+    let server = serve(vec![layer], move |r, answer| {
+        if r.path != wanted || r.headers.contains_key("authorization") {
+            return answer;
+        }
+        // Long enough for the second client to join.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        Answer::new(401).header("www-authenticate", "Basic realm=\"x\"")
+    })
+    .await;
+    let rig = rig().await;
+    let name = format!("{}/a", server.host());
+    let (images, first) = (rig.images.clone(), request(&name));
+    let refused = tokio::spawn(async move { images.pull(first, &Progress::none()).await });
+    wait_for_downloads(&server, 1).await;
+    let mut second = request(&name);
+    second.credentials = Credentials::Basic { username: "u".to_owned(), password: "p".to_owned() };
+    let image = rig.images.pull(second, &Progress::none()).await.unwrap();
+    assert_eq!(image.layers.len(), 1);
+    // In Docker's words: no such repository, or not for you.
+    assert_eq!(refused.await.unwrap().unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 /// SEC-30: layers come from the registry that was named, whatever their descriptors say.

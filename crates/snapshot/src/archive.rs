@@ -84,11 +84,21 @@ pub struct CopyReport {
 /// What `pouch-unpack layer` reports.
 #[derive(Debug, Deserialize)]
 pub(crate) struct LayerReport {
-    pub(crate) digest: String,
+    /// Only when it was asked for.
+    pub(crate) digest: Option<String>,
     pub(crate) diff_id: String,
     pub(crate) size: u64,
     pub(crate) entries: u64,
     pub(crate) opaque_root: bool,
+}
+
+/// What of a layer is hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hashing {
+    /// The blob and the tar in it.
+    Both,
+    /// The tar; the blob is verified elsewhere.
+    Tar,
 }
 
 #[derive(Deserialize)]
@@ -120,9 +130,13 @@ impl Unpacker {
         &self,
         directory: &Path,
         blob: impl AsyncRead + Unpin + Send,
+        hashing: Hashing,
     ) -> Result<LayerReport> {
-        let running = self.start([OsStr::new("layer"), "--root".as_ref(), directory.as_ref()])?;
-        running.report(Some(blob)).await
+        let mut arguments = vec![OsStr::new("layer"), "--root".as_ref(), directory.as_ref()];
+        if hashing == Hashing::Tar {
+            arguments.push("--blob-verified".as_ref());
+        }
+        self.start(arguments)?.report(Some(blob)).await
     }
 
     /// What `path` in `root` is.

@@ -8,6 +8,7 @@ use pouch_types::{ContainerId, Digest};
 use crate::error::{Result, SnapshotError};
 use crate::layout::{Index, Snapshotter, blocking, discard, random_name};
 use crate::mount::{self, MountEntry, Stack};
+use crate::reaper::When;
 
 /// As Docker: 125 for images leaves room for what a build adds.
 pub(crate) const MAX_LAYERS: usize = 127;
@@ -22,7 +23,7 @@ pub(crate) fn load(root: &RootFd, trash: &PinnedFd, index: &mut Index) -> Result
         let name = entry?.name;
         let Some(id) = name.to_str().and_then(|name| name.parse::<ContainerId>().ok()) else {
             // A container that was being made.
-            discard(&directory, &name, trash)?;
+            discard(&directory, &name, trash, When::Now)?;
             continue;
         };
         match read_lower(root, &id) {
@@ -126,7 +127,7 @@ impl Snapshotter {
         };
         let filled: Result<()> = fill();
         if filled.is_err() {
-            self.throw_away("c", &name)?;
+            self.throw_away("c", &name, When::Now)?;
         }
         filled
     }
@@ -215,7 +216,7 @@ impl Snapshotter {
     /// I/O errors.
     pub async fn remove(&self, key: &ContainerId) -> Result<()> {
         let (this, id) = (self.clone(), key.clone());
-        blocking(move || this.throw_away("c", id.as_str())).await?;
+        blocking(move || this.throw_away("c", id.as_str(), When::Now)).await?;
         self.inner.index().containers.remove(key);
         Ok(())
     }

@@ -2,14 +2,17 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use pouch_store::{Schema, Store, StoreError};
 use pouch_types::Digest;
 use rusqlite::Connection;
 use tokio::io::AsyncRead;
 
+use crate::archive::Hashing;
 use crate::error::{Result, SnapshotError};
 use crate::layout::{Snapshotter, blocking, random_name};
+use crate::reaper::When;
 
 /// The table of layers.
 pub const SCHEMA: Schema = Schema {
@@ -90,6 +93,31 @@ impl Snapshotter {
         self.inner.index().layers.values().cloned().collect()
     }
 
+    /// All layers with the time at which each was complete, in no order. One whose directory is
+    /// lost is as old as can be.
+    ///
+    /// # Errors
+    /// When the thread for it is lost.
+    pub async fn dated_layers(&self) -> Result<Vec<(LayerInfo, SystemTime)>> {
+        let this = self.clone();
+        blocking(move || {
+            let dated = this.layers().into_iter().map(|layer| {
+                // Being renamed into place is the last change of the directory itself.
+                let path = format!("l/{}", layer.number);
+                let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+                let since = rustix::fs::statat(this.inner.root.as_fd(), path, flags)
+                    .ok()
+                    .and_then(|found| u64::try_from(found.st_ctime).ok())
+                    .map_or(SystemTime::UNIX_EPOCH, |seconds| {
+                        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+                    });
+                (layer, since)
+            });
+            Ok(dated.collect())
+        })
+        .await
+    }
+
     /// Unpacks `blob` (compressed or not) as the layer `diff_id`; an existing layer is returned
     /// without reading it. Of several calls for the same layer one works and the others wait.
     ///
@@ -110,9 +138,11 @@ impl Snapshotter {
         if let Some(known) = self.layer(&diff_id) {
             return Ok(known);
         }
+        self.inner.reaper.note_activity();
         let staging = Staging::make(self).await?;
         let directory = self.inner.config.root.join("s").join(&staging.name);
-        let report = self.inner.unpacker.layer(&directory, blob).await?;
+        let hashing = if digest.is_some() { Hashing::Both } else { Hashing::Tar };
+        let report = self.inner.unpacker.layer(&directory, blob, hashing).await?;
         if report.diff_id != diff_id.to_string() {
             return Err(SnapshotError::Mismatch {
                 what: "diff id",
@@ -120,8 +150,11 @@ impl Snapshotter {
                 got: report.diff_id,
             });
         }
-        if let Some(want) = digest.filter(|want| want.to_string() != report.digest) {
-            return Err(SnapshotError::Mismatch { what: "digest", want, got: report.digest });
+        if let Some(want) = digest {
+            let got = report.digest.unwrap_or_default();
+            if want.to_string() != got {
+                return Err(SnapshotError::Mismatch { what: "digest", want, got });
+            }
         }
         let number = {
             let mut index = self.inner.index();
@@ -181,10 +214,11 @@ impl Snapshotter {
             Ok::<_, SnapshotError>(())
         });
         if let Err(error) = insert.await {
-            self.throw_away("l", &number.to_string())?;
+            self.throw_away("l", &number.to_string(), When::Now)?;
             return Err(error);
         }
         self.inner.index().layers.insert(layer.diff_id, layer);
+        self.inner.reaper.note_activity();
         Ok(())
     }
 
@@ -214,8 +248,9 @@ impl Snapshotter {
             self.inner.index().layers.insert(layer.diff_id, layer);
             return Err(error);
         }
-        let this = self.clone();
-        blocking(move || this.throw_away("l", &number.to_string())).await
+        self.inner.reaper.note_activity();
+        let (this, when) = (self.clone(), self.inner.reaper.when(layer.entries));
+        blocking(move || this.throw_away("l", &number.to_string(), when)).await
     }
 }
 
@@ -258,7 +293,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         // One rename; the deletion itself happens elsewhere.
         if let Some(owner) = self.owner.take()
-            && let Err(error) = owner.throw_away("s", &self.name)
+            && let Err(error) = owner.throw_away("s", &self.name, When::Now)
         {
             tracing::warn!(error = %pouch_types::error::chain(&error), "discard staged layer");
         }

@@ -13,7 +13,7 @@ use crate::container;
 use crate::error::{Result, SnapshotError};
 use crate::layer::{self, LayerInfo};
 use crate::mount::Overlay;
-use crate::reaper::Reaper;
+use crate::reaper::{Reaper, When};
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -82,7 +82,7 @@ impl Snapshotter {
         let mut index = Index { next_layer: 1, ..Index::default() };
         let (staging, trash) = (root.resolve("s")?, root.resolve("t")?);
         for entry in staging.read_dir()? {
-            discard(&staging, entry?.name.as_os_str(), &trash)?;
+            discard(&staging, entry?.name.as_os_str(), &trash, When::Now)?;
         }
         load_layers(&root, &trash, rows, &mut index)?;
         container::load(&root, &trash, &mut index)?;
@@ -109,9 +109,9 @@ impl Snapshotter {
     }
 
     /// Moves `directory/name` out of sight and has it deleted.
-    pub(crate) fn throw_away(&self, directory: &str, name: &str) -> Result<()> {
+    pub(crate) fn throw_away(&self, directory: &str, name: &str, when: When) -> Result<()> {
         let root = &self.inner.root;
-        discard(&root.resolve(directory)?, name.as_ref(), &root.resolve("t")?)?;
+        discard(&root.resolve(directory)?, name.as_ref(), &root.resolve("t")?, when)?;
         self.inner.reaper.wake();
         Ok(())
     }
@@ -132,8 +132,13 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// Renames `name` into the trash under a name that nothing has.
-pub(crate) fn discard(from: &PinnedFd, name: &std::ffi::OsStr, trash: &PinnedFd) -> Result<()> {
-    let unique = random_name()?;
+pub(crate) fn discard(
+    from: &PinnedFd,
+    name: &std::ffi::OsStr,
+    trash: &PinnedFd,
+    when: When,
+) -> Result<()> {
+    let unique = format!("{}{}", when.prefix(), random_name()?);
     match from.rename(name, trash, unique.as_str()) {
         Err(error) if error.is_not_found() => Ok(()),
         done => Ok(done?),
@@ -185,7 +190,7 @@ fn load_layers(
             Some(number) => {
                 there.insert(number);
             }
-            None => discard(&directory, &name, trash)?,
+            None => discard(&directory, &name, trash, When::Now)?,
         }
     }
     for row in rows {
@@ -198,7 +203,7 @@ fn load_layers(
     }
     for number in there {
         index.next_layer = index.next_layer.max(number + 1);
-        discard(&directory, number.to_string().as_ref(), trash)?;
+        discard(&directory, number.to_string().as_ref(), trash, When::Now)?;
     }
     Ok(())
 }

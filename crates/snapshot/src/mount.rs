@@ -16,6 +16,7 @@ use rustix::mount::{
 
 use crate::error::{Result, SnapshotError};
 use crate::layout::{SnapshotConfig, discard, random_name};
+use crate::reaper::When;
 
 /// The kernel copies one page of options, with a NUL at its end.
 const MAX_OPTIONS: usize = 4095;
@@ -79,7 +80,7 @@ impl Overlay {
             mounted = overlay.mount_old(config, &lower, own);
         }
         let mounted = mounted.map(drop);
-        discard(&root.resolve("s")?, name.as_ref(), &root.resolve("t")?)?;
+        discard(&root.resolve("s")?, name.as_ref(), &root.resolve("t")?, When::Now)?;
         mounted.map_err(fail)?;
         // The module is loaded now, so its parameters can be seen.
         for (parameter, option) in [

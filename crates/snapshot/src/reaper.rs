@@ -1,26 +1,72 @@
 //! Deletion in the background: ext4 takes seconds for a hundred thousand files, and nobody needs
 //! to wait for that.
+//!
+//! **Large trees on ext4 without a journal** are deleted late. Such a file system does not reuse
+//! an inode for one to six minutes after its deletion, but finds that out one by one at each
+//! creation (`recently_deleted` in the kernel's `fs/ext4/ialloc.c`): after 30,000 deletions each
+//! new file costs seven times what it did, and `rmi` followed by `pull` crawls. So they lie aside
+//! until no layer came or went for [`QUIET`], or until the disk gets full.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::fs;
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pouch_rootfd::RootFd;
 
 use crate::error::{Result, SnapshotError};
 
+/// Entries of a layer from which on it counts as large.
+const LARGE: u64 = 1000;
+/// How long nothing may have come or gone before large trees are deleted.
+const QUIET: Duration = Duration::from_secs(10 * 60);
+/// Between two looks at the disk while large trees lie aside.
+const CHECK: Duration = Duration::from_secs(20);
+/// Names of what is deleted late begin with this.
+const LATE: &str = "late-";
+/// `f_type` of ext2, ext3 and ext4.
+const EXT_MAGIC: i64 = 0xef53;
+
+/// When something is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    Now,
+    /// When the file system has time for it.
+    Late,
+}
+
+impl When {
+    /// What to put before the name in the trash.
+    pub(crate) const fn prefix(self) -> &'static str {
+        match self {
+            Self::Now => "",
+            Self::Late => LATE,
+        }
+    }
+}
+
 /// Wakes the thread that empties the trash directory. The thread ends with the last handle.
 #[derive(Debug, Clone)]
-pub(crate) struct Reaper(SyncSender<()>);
+pub(crate) struct Reaper {
+    wake: SyncSender<()>,
+    /// When a layer last came or went.
+    active: Arc<Mutex<Instant>>,
+    forgets_slowly: bool,
+}
 
 impl Reaper {
     /// Starts the thread; it empties what an earlier process left.
     pub(crate) fn start(root: RootFd) -> Result<Self> {
         // One slot: a wake-up that is waiting covers everything that was moved before it is taken.
         let (wake, awakened) = sync_channel(1);
-        let reaper = Self(wake);
+        let active = Arc::new(Mutex::new(Instant::now()));
+        let forgets_slowly = forgets_slowly(&root);
+        let reaper = Self { wake, active: Arc::clone(&active), forgets_slowly };
         reaper.wake();
         std::thread::Builder::new()
             .name("snapshot-reaper".into())
-            .spawn(move || run(&root, &awakened))
+            .spawn(move || run(&root, &awakened, &active))
             .map_err(|source| SnapshotError::io("start thread", "snapshot-reaper", source))?;
         Ok(reaper)
     }
@@ -28,22 +74,51 @@ impl Reaper {
     /// Something was moved into the trash.
     pub(crate) fn wake(&self) {
         // Full means that a wake-up is waiting already.
-        let _ = self.0.try_send(());
+        let _ = self.wake.try_send(());
+    }
+
+    /// A layer comes or goes.
+    pub(crate) fn note_activity(&self) {
+        *self.active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// When a layer of so many entries is to be deleted.
+    pub(crate) fn when(&self, entries: u64) -> When {
+        if self.forgets_slowly && entries >= LARGE { When::Late } else { When::Now }
     }
 }
 
-fn run(root: &RootFd, awakened: &Receiver<()>) {
-    while awakened.recv().is_ok() {
-        if let Err(error) = empty(root) {
-            tracing::warn!(error = %pouch_types::error::chain(&error), "list trash directory");
+fn run(root: &RootFd, awakened: &Receiver<()>, active: &Mutex<Instant>) {
+    let mut aside = false;
+    loop {
+        let woken = if aside {
+            awakened.recv_timeout(CHECK)
+        } else {
+            awakened.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        if woken == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+        let quiet = active.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= QUIET;
+        match empty(root, quiet || is_nearly_full(root)) {
+            Ok(left) => aside = left,
+            Err(error) => {
+                tracing::warn!(error = %pouch_types::error::chain(&error), "list trash directory");
+            }
         }
     }
 }
 
-fn empty(root: &RootFd) -> pouch_rootfd::Result<()> {
+/// Deletes what is due; whether anything lies aside.
+fn empty(root: &RootFd, all: bool) -> pouch_rootfd::Result<bool> {
     let trash = root.resolve("t")?;
+    let mut aside = false;
     for entry in trash.read_dir()? {
         let name = entry?.name;
+        if !all && name.as_encoded_bytes().starts_with(LATE.as_bytes()) {
+            aside = true;
+            continue;
+        }
         // What cannot go now (a mount that still exists somewhere) goes at the next start.
         if let Err(error) = trash.remove_tree(&name) {
             tracing::warn!(
@@ -52,5 +127,67 @@ fn empty(root: &RootFd) -> pouch_rootfd::Result<()> {
             );
         }
     }
-    Ok(())
+    Ok(aside)
+}
+
+/// Whether less than a tenth of the blocks or inodes is left, or that cannot be told.
+fn is_nearly_full(root: &RootFd) -> bool {
+    rustix::fs::fstatvfs(root.as_fd()).map_or(true, |stat| {
+        stat.f_bavail < stat.f_blocks / 10
+            || (stat.f_files > 0 && stat.f_favail < stat.f_files / 10)
+    })
+}
+
+/// Whether `root` lies on ext4 without a journal.
+fn forgets_slowly(root: &RootFd) -> bool {
+    let kind = rustix::fs::fstatfs(root.as_fd()).map(|stat| stat.f_type);
+    if kind != Ok(EXT_MAGIC) {
+        return false;
+    }
+    let Ok(device) = rustix::fs::fstat(root.as_fd()).map(|stat| stat.st_dev) else { return false };
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let Ok(link) = fs::read_link(format!("/sys/dev/block/{major}:{minor}")) else { return false };
+    let Some(name) = link.file_name().and_then(|name| name.to_str()) else { return false };
+    // `/proc/fs/jbd2/<name>-<inode of the journal>`.
+    let prefix = format!("{name}-");
+    let journal = fs::read_dir("/proc/fs/jbd2").is_ok_and(|mut journals| {
+        journals.any(|entry| {
+            entry.is_ok_and(|entry| {
+                entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes())
+            })
+        })
+    });
+    fs::exists(format!("/proc/fs/ext4/{name}")).unwrap_or_default() && !journal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_trees_lie_aside_until_all_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["now", "late-x"] {
+            fs::create_dir_all(dir.path().join("t").join(name).join("sub")).unwrap();
+        }
+        let root = RootFd::open(dir.path()).unwrap();
+        let left = || {
+            let entries = fs::read_dir(dir.path().join("t")).unwrap();
+            entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+        };
+        assert!(empty(&root, false).unwrap());
+        assert_eq!(left(), ["late-x"]);
+        assert!(!empty(&root, true).unwrap());
+        assert!(left().is_empty());
+    }
+
+    #[test]
+    fn only_large_layers_and_only_where_it_helps() {
+        let (wake, _awakened) = sync_channel(1);
+        let active = Arc::new(Mutex::new(Instant::now()));
+        let mut reaper = Reaper { wake, active, forgets_slowly: true };
+        assert_eq!((reaper.when(LARGE), reaper.when(LARGE - 1)), (When::Late, When::Now));
+        reaper.forgets_slowly = false;
+        assert_eq!(reaper.when(LARGE), When::Now);
+    }
 }

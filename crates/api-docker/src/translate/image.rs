@@ -29,14 +29,10 @@ pub(crate) fn summary(
 ) -> ImageSummary {
     let labels = &image.config.config.labels;
     let (mut repo_tags, mut repo_digests) = (image.repo_tags.clone(), image.repo_digests.clone());
-    if version.below(43) {
-        // Clients before 1.43 look for these words to find images without a name.
-        if repo_tags.is_empty() {
-            repo_tags.push("<none>:<none>".to_owned());
-        }
-        if repo_digests.is_empty() {
-            repo_digests.push("<none>@<none>".to_owned());
-        }
+    // Clients before 1.43 look for these words to find images without a name.
+    if version.below(43) && repo_tags.is_empty() && repo_digests.is_empty() {
+        repo_tags.push("<none>:<none>".to_owned());
+        repo_digests.push("<none>@<none>".to_owned());
     }
     ImageSummary {
         containers,
@@ -167,6 +163,13 @@ pub(crate) fn progress(event: Event) -> ProgressMessage {
             progress_detail: Some(state.amount().map(detail).unwrap_or_default()),
             progress: state.amount().map(bar).unwrap_or_default(),
             ..status(state.status().to_owned())
+        },
+        Event::Pushed { tag, digest, size } => ProgressMessage {
+            progress_detail: Some(ProgressDetail::default()),
+            aux: Some(serde_json::json!({
+                "Tag": tag, "Digest": digest.to_string(), "Size": size,
+            })),
+            ..ProgressMessage::default()
         },
         Event::Digest(digest) => status(format!("Digest: {digest}")),
         Event::Status(text) => status(text),

@@ -9,13 +9,15 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 use pouch_content::ContentStore;
-use pouch_image::{Images, ImportOptions, LayerError, LayerStore, LayerStream, Owner, Unpacked};
+use pouch_image::{
+    Images, ImportOptions, Kept, LayerError, LayerStore, LayerStream, Owner, Unpacked,
+};
 use pouch_registry::{Registry, RegistryConfig};
 use pouch_store::Store;
 use pouch_types::{Digest, ErrorKind};
@@ -26,6 +28,8 @@ use tokio::io::AsyncReadExt;
 pub struct FakeLayers {
     pub layers: Mutex<HashMap<Digest, u64>>,
     pub applied: AtomicUsize,
+    /// How long ago all layers came.
+    pub age: Mutex<Duration>,
 }
 
 #[async_trait]
@@ -60,8 +64,10 @@ impl LayerStore for FakeLayers {
         Ok(())
     }
 
-    async fn list(&self) -> Result<Vec<Digest>, LayerError> {
-        Ok(self.layers.lock().unwrap().keys().copied().collect())
+    async fn list(&self) -> Result<Vec<Kept>, LayerError> {
+        let since = SystemTime::now() - *self.age.lock().unwrap();
+        let layers = self.layers.lock().unwrap();
+        Ok(layers.keys().map(|diff_id| Kept { diff_id: *diff_id, since }).collect())
     }
 }
 
