@@ -166,6 +166,39 @@ impl Catalog {
         self.references.get(name)
     }
 
+    /// All tags of the repository of a name.
+    pub(crate) fn tags_of(&self, any: &ImageRef) -> Vec<Reference> {
+        let same = |r: &&Reference| {
+            r.name.digest().is_none()
+                && (r.name.domain(), r.name.path()) == (any.domain(), any.path())
+        };
+        self.references.values().filter(same).cloned().collect()
+    }
+
+    /// Paths of other repositories in the registry of a name that have a blob, as far as is known:
+    /// it came from there or was sent there.
+    pub(crate) fn repositories_with(
+        &self,
+        blob: &Digest,
+        name: &ImageRef,
+        most: usize,
+    ) -> Vec<String> {
+        let mut paths: Vec<String> = self
+            .references
+            .values()
+            .filter(|r| r.name.domain() == name.domain() && r.name.path() != name.path())
+            .filter(|r| r.manifest.is_some())
+            .filter(|r| {
+                let image = self.images.get(&r.image);
+                image.is_some_and(|i| i.layers.iter().any(|layer| layer.blob == *blob))
+            })
+            .map(|r| r.name.path().to_owned())
+            .collect();
+        paths.dedup();
+        paths.truncate(most);
+        paths
+    }
+
     pub(crate) fn get(&self, id: &Digest) -> Option<&Arc<Image>> {
         self.images.get(id)
     }

@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::future::{Either, select};
 use pouch_content::{ContentError, Expected, IngestKey, Writer};
-use pouch_registry::{Descriptor, Repository};
+use pouch_registry::{Descriptor, Recourse, Repository};
 use pouch_types::{Classified, Digest, ErrorKind};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::{mpsc, watch};
@@ -283,7 +283,7 @@ impl Images {
             let applied = self.0.layers.apply(Box::new(stream), &source.diff_id).await;
             applied.map_err(ImageError::layer(&source.diff_id))
         });
-        let (applied, kept_well) = match select(download, apply).await {
+        let (applied, history) = match select(download, apply).await {
             // Its failure says more than that of a layer that ended too early.
             Either::Left((Err(error), _)) => return Err(error),
             Either::Left((Ok(history), apply)) => (apply.await, history),
@@ -295,8 +295,8 @@ impl Images {
             Either::Right((applied, download)) => (applied, download.await?),
         };
         match applied {
-            // What was unpacked began with the bytes of an earlier attempt, which were replaced.
-            Err(_) if kept > 0 && kept_well == History::Restarted => self.unpack_kept(source).await,
+            // What was unpacked were bytes that have been replaced since.
+            Err(_) if history == History::Restarted => self.unpack_kept(source).await,
             other => other,
         }
     }
@@ -309,27 +309,30 @@ impl Images {
         tap: mpsc::Sender<Bytes>,
     ) -> Result<History, ImageError> {
         let (blob, total) = (source.descriptor.digest, source.descriptor.size);
-        let resumed = writer.offset() > 0;
-        let mut tap = Tap { pieces: Some(tap), skip: 0, history: History::Straight };
-        fetch(source, &mut writer, &mut tap).await?;
-        source.report.set(Stage::Verifying);
-        // The layer store has all bytes and need not wait for the disk.
-        tap.pieces = None;
-        match writer.commit().await {
-            Ok(_) => {}
-            // The bytes of the earlier attempt may be the bad ones: once more without them.
-            Err(ContentError::DigestMismatch(_)) if resumed => {
-                let expected = Expected::exactly(blob, total);
-                let mut writer = self.0.content.ingest(IngestKey::of_blob(&blob), expected).await?;
-                fetch(source, &mut writer, &mut tap).await?;
-                source.report.set(Stage::Verifying);
-                writer.commit().await?;
-                tap.history = History::Restarted;
+        let mut resumed = writer.offset() > 0;
+        let mut tap = Some(tap);
+        let mut history = History::Straight;
+        loop {
+            fetch(source, &mut writer, &mut tap).await?;
+            source.report.set(Stage::Verifying);
+            // The layer store has all bytes and need not wait for the disk.
+            tap = None;
+            match writer.commit().await {
+                Ok(_) => break,
+                // The bytes of the earlier attempt may be the bad ones, or those of a mirror.
+                Err(ContentError::DigestMismatch(_))
+                    if std::mem::take(&mut resumed)
+                        || source.repository.distrust(&blob) == Recourse::Elsewhere =>
+                {
+                    let expected = Expected::exactly(blob, total);
+                    writer = self.0.content.ingest(IngestKey::of_blob(&blob), expected).await?;
+                    history = History::Restarted;
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
         }
         source.report.set(Stage::Extracting(Amount { current: total, total }));
-        Ok(tap.history)
+        Ok(history)
     }
 
     /// Takes up the ingest of a blob. The flight that had it before may be gone while its last
@@ -371,79 +374,28 @@ impl Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum History {
     Straight,
-    /// The beginning came once more and may have been another one.
+    /// All came once more.
     Restarted,
 }
 
-/// The way of new bytes to the layer store.
-#[derive(Debug)]
-struct Tap {
-    /// `None` when it wants no more.
-    pieces: Option<mpsc::Sender<Bytes>>,
-    /// Bytes that it has already and that come once more.
-    skip: u64,
-    history: History,
-}
+/// The way of new bytes to the layer store; `None` when it wants no more.
+type Tap = Option<mpsc::Sender<Bytes>>;
 
-impl Tap {
-    async fn send(&mut self, mut bytes: Bytes) {
-        let known = self.skip.min(bytes.len() as u64);
-        self.skip -= known;
-        bytes.advance(usize::try_from(known).unwrap_or(bytes.len()));
-        if let Some(pieces) = self.pieces.as_ref().filter(|_| !bytes.is_empty())
+/// Fetches the rest of a blob. The registry's side tries again and elsewhere as long as that may
+/// help; what it reports is final.
+async fn fetch(source: &Source, writer: &mut Writer, tap: &mut Tap) -> Result<(), ImageError> {
+    let total = source.descriptor.size;
+    let mut told = writer.offset();
+    source.downloaded(told);
+    let mut blob = source.repository.blob(&source.descriptor, told).await?;
+    while let Some(bytes) = blob.next().await? {
+        writer.write(bytes.clone()).await?;
+        if let Some(pieces) = tap
             && pieces.send(bytes).await.is_err()
         {
             // The layer is there, or could not be made: the blob is wanted all the same.
-            self.pieces = None;
+            *tap = None;
         }
-    }
-}
-
-/// Fetches the rest of a blob. Tries again after a passing failure; attempts count only while
-/// nothing comes.
-async fn fetch(source: &Source, writer: &mut Writer, tap: &mut Tap) -> Result<(), ImageError> {
-    let total = source.descriptor.size;
-    let mut attempt = 0;
-    let mut reached = writer.offset();
-    while writer.offset() < total {
-        let failure = match stream(source, writer, tap).await {
-            Ok(()) if writer.offset() >= total => break,
-            // A body that ends early with nothing said is a broken connection too.
-            Ok(()) => None,
-            Err(ImageError::Registry(error)) if error.is_transient() => Some(error),
-            Err(error) => return Err(error),
-        };
-        if writer.offset() > reached {
-            (attempt, reached) = (0, writer.offset());
-        }
-        attempt += 1;
-        let Some(wait) = source.repository.back_off(attempt) else {
-            return Err(match failure {
-                Some(error) => error.into(),
-                None => {
-                    let (expected, actual) = (total, writer.offset());
-                    ContentError::Short { expected, actual }.into()
-                }
-            });
-        };
-        tokio::time::sleep(wait).await;
-    }
-    Ok(())
-}
-
-async fn stream(source: &Source, writer: &mut Writer, tap: &mut Tap) -> Result<(), ImageError> {
-    let total = source.descriptor.size;
-    let mut blob = source.repository.blob(&source.descriptor, writer.offset()).await?;
-    if blob.start() != writer.offset() {
-        tap.skip += writer.offset();
-        tap.history = History::Restarted;
-        writer.restart().await?;
-    }
-    let mut told = writer.offset();
-    source.downloaded(told);
-    while let Some(bytes) = blob.next().await? {
-        writer.write(bytes.clone()).await?;
-        tap.send(bytes).await;
         let offset = writer.offset();
         if offset - told >= STEP || offset == total {
             told = offset;
@@ -453,7 +405,7 @@ async fn stream(source: &Source, writer: &mut Writer, tap: &mut Tap) -> Result<(
     Ok(())
 }
 
-/// The other end of [`Tap`].
+/// The other end of a [`Tap`].
 #[derive(Debug)]
 struct Tapped {
     pieces: mpsc::Receiver<Bytes>,

@@ -33,6 +33,13 @@ pub enum Event {
     Digest(Digest),
     /// The last line of a pull.
     Status(String),
+    /// The registry took a layer from another of its repositories.
+    Mounted {
+        /// First 12 digits of the diffID.
+        id: String,
+        /// Path of that repository.
+        from: String,
+    },
     /// A name is in the registry; `aux` of a push.
     Pushed {
         /// The tag.
@@ -100,8 +107,6 @@ pub enum LayerState {
     Pushing(Amount),
     /// The registry has it now.
     Pushed,
-    /// The registry took it from another repository.
-    Mounted,
     /// The registry had it.
     LayerAlreadyExists,
 }
@@ -123,7 +128,6 @@ impl LayerState {
             Self::Preparing => "Preparing",
             Self::Pushing(_) => "Pushing",
             Self::Pushed => "Pushed",
-            Self::Mounted => "Mounted from another repository",
             Self::LayerAlreadyExists => "Layer already exists",
         }
     }

@@ -49,7 +49,7 @@ fn statuses(events: &[Event]) -> Vec<String> {
             Event::Layer { state, .. } => Some(state.status().to_owned()),
             Event::Digest(digest) => Some(format!("Digest: {digest}")),
             Event::Status(text) => Some(text.clone()),
-            Event::Loaded(_) | Event::Pushed { .. } => None,
+            _ => None,
         })
         .collect()
 }
