@@ -172,7 +172,7 @@ pub(crate) enum ContainerCommand {
     /// Export a container's filesystem as a tar archive
     Export(ExportFlags),
     /// Display detailed information on one or more containers
-    Inspect(InspectOne),
+    Inspect(InspectContainerFlags),
     /// Kill one or more running containers
     Kill(KillFlags),
     /// Fetch the logs of a container
@@ -219,7 +219,7 @@ pub(crate) enum ImageCommand {
     /// Import the contents from a tarball to create a filesystem image
     Import(ImportFlags),
     /// Display detailed information on one or more images
-    Inspect(InspectOne),
+    Inspect(InspectImageFlags),
     /// Load an image from a tar archive or STDIN
     Load(LoadFlags),
     /// List images
@@ -249,7 +249,7 @@ pub(crate) enum VolumeCommand {
     Inspect(InspectOne),
     /// List volumes
     #[command(name = "ls", visible_alias = "list")]
-    Ls(ListFlags),
+    Ls(VolumeListFlags),
     /// Remove unused local volumes
     Prune(VolumePruneFlags),
     /// Remove one or more volumes
@@ -261,7 +261,7 @@ pub(crate) enum VolumeCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkCommand {
     /// Display detailed information on one or more networks
-    Inspect(InspectOne),
+    Inspect(InspectNetworkFlags),
     /// List networks
     #[command(name = "ls", visible_alias = "list")]
     Ls(NetworkListFlags),

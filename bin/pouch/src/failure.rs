@@ -22,6 +22,11 @@ impl Failure {
         Self { message: Some(message.into()), code: 1 }
     }
 
+    /// A flag that docker has and this command cannot honour.
+    pub(crate) fn unsupported(flag: &str, why: &str) -> Self {
+        Self::new(format!("{flag} is not supported: {why}"))
+    }
+
     /// Ends with `code` and without a word.
     pub(crate) const fn silent(code: u8) -> Self {
         Self { message: None, code }

@@ -33,7 +33,6 @@ use cli::{
     Cli, Command, ContainerCommand, ImageCommand, NetworkCommand, SystemCommand, VolumeCommand,
 };
 use cmd::Outcome;
-use cmd::inspect::Kind;
 use context::Session;
 use failure::Failure;
 
@@ -74,7 +73,7 @@ fn finish(outcome: Outcome) -> ExitCode {
 }
 
 /// Docker's exit codes: 125 for flags that a command does not know, 1 for a command that does not
-/// exist or lacks arguments.
+/// exist, lacks arguments or has too many, 0 for a group of commands without one of them.
 fn usage(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     match error.kind() {
@@ -82,18 +81,19 @@ fn usage(error: &clap::Error) -> ExitCode {
             finish(output::print(&error.render().to_string()).map(|()| 0))
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            output::note(error.render().to_string().trim_end());
-            ExitCode::from(1)
+            finish(output::print(&error.render().to_string()).map(|()| 0))
         }
         kind => {
             output::note(error.render().to_string().trim_end());
-            let flags = matches!(
-                kind,
-                ErrorKind::UnknownArgument
-                    | ErrorKind::InvalidValue
-                    | ErrorKind::ValueValidation
-                    | ErrorKind::NoEquals
-            );
+            let flags = match kind {
+                // A word too many is no flag.
+                ErrorKind::UnknownArgument => matches!(
+                    error.get(clap::error::ContextKind::InvalidArg),
+                    Some(clap::error::ContextValue::String(word)) if word.starts_with('-')
+                ),
+                ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::NoEquals => true,
+                _ => Default::default(),
+            };
             ExitCode::from(if flags { failure::ENGINE } else { 1 })
         }
     }
@@ -138,14 +138,10 @@ async fn run(session: &Session, cli: Cli) -> Outcome {
             version::info(session, f).await
         }
         Command::Inspect(f) => inspect::any(session, f).await,
-        Command::Container(ContainerCommand::Inspect(f)) => {
-            inspect::one(session, Kind::Container, f).await
-        }
-        Command::Image(ImageCommand::Inspect(f)) => inspect::one(session, Kind::Image, f).await,
-        Command::Network(NetworkCommand::Inspect(f)) => {
-            inspect::one(session, Kind::Network, f).await
-        }
-        Command::Volume(VolumeCommand::Inspect(f)) => inspect::one(session, Kind::Volume, f).await,
+        Command::Container(ContainerCommand::Inspect(f)) => inspect::container(session, f).await,
+        Command::Image(ImageCommand::Inspect(f)) => inspect::image(session, f).await,
+        Command::Network(NetworkCommand::Inspect(f)) => inspect::network(session, f).await,
+        Command::Volume(VolumeCommand::Inspect(f)) => inspect::volume(session, f).await,
         Command::Kill(f) | Command::Container(ContainerCommand::Kill(f)) => {
             lifecycle::kill(session, f).await
         }

@@ -51,6 +51,8 @@ impl Api {
             log: settings.default_log.clone(),
             runtime: settings.default_runtime.clone(),
             cgroupns: settings.default_cgroupns.unwrap_or_else(cgroupns_of_machine),
+            masked: engine.masked_paths(),
+            read_only: engine.readonly_paths(),
         };
         Self { engine, config, defaults, sessions: Sessions { tracker, closing } }
     }

@@ -200,6 +200,9 @@ wire! { "PascalCase";
         pub containers: Option<Vec<ContainerSummary>>,
         pub volumes: Option<Vec<Volume>>,
         pub build_cache: Option<Vec<serde_json::Value>>,
+        /// Bytes; only below API 1.42.
+        #[serde(skip_serializing_if = "is_default")]
+        pub builder_size: Option<i64>,
     }
 
     /// Reply of `POST /build/prune`.

@@ -175,6 +175,49 @@ impl Engine {
         &self.inner.config
     }
 
+    /// Paths of `/proc` and `/sys` that containers do not see unless they ask.
+    #[must_use]
+    pub fn masked_paths(&self) -> Vec<String> {
+        pouch_oci::default_masked_paths(&self.inner.host)
+    }
+
+    /// Paths of `/proc` that containers do not write to unless they ask.
+    #[must_use]
+    pub fn readonly_paths(&self) -> Vec<String> {
+        pouch_oci::default_readonly_paths()
+    }
+
+    /// Directories of a container's root file system, by Docker's names for them.
+    ///
+    /// There is no `MergedDir`: the root is mounted in the shim's namespace alone.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn layer_dirs(&self, key: &str) -> Result<BTreeMap<String, String>, EngineError> {
+        let container = self.find(key)?;
+        let mounts = self
+            .inner
+            .snapshots
+            .mounts(&container.id)
+            .map_err(|e| EngineError::wrap("find the root file system", e))?;
+        let mut dirs = BTreeMap::new();
+        for option in mounts.iter().flat_map(|mount| &mount.options) {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            let name = match key {
+                "lowerdir" | "lowerdir+" => "LowerDir",
+                "upperdir" => "UpperDir",
+                "workdir" => "WorkDir",
+                _ => continue,
+            };
+            let dirs: &mut String = dirs.entry(name.to_owned()).or_default();
+            if !dirs.is_empty() {
+                dirs.push(':');
+            }
+            dirs.push_str(value);
+        }
+        Ok(dirs)
+    }
+
     /// What this engine is.
     #[must_use]
     pub fn version(&self) -> &system::Version {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use pouch_types::spec::MountKind;
 use pouch_types::{Classified, ErrorKind, VolumeName};
-use pouch_volume::Volume;
+use pouch_volume::{Volume, VolumeError};
 
 use crate::api::RemoveOptions;
 use crate::events::EventKind;
@@ -89,6 +89,14 @@ impl Engine {
     pub async fn remove_volume(&self, name: &VolumeName, force: bool) -> Result<(), EngineError> {
         match self.inner.volumes.remove(name).await {
             Err(e) if force && e.kind() == ErrorKind::NotFound => return Ok(()),
+            // In Docker's words, which tools look for.
+            Err(VolumeError::InUse { containers, .. }) => {
+                let ids: Vec<String> = containers.iter().map(ToString::to_string).collect();
+                return Err(EngineError::conflict(format!(
+                    "remove {name}: volume is in use - [{}]",
+                    ids.join(", ")
+                )));
+            }
             other => {
                 other.map_err(|e| EngineError::wrap(format!("remove {name}"), e))?;
             }

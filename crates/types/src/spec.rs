@@ -71,6 +71,9 @@ pub struct ContainerSpec {
     pub runtime: Option<String>,
     /// Root file system read-only.
     pub read_only_rootfs: bool,
+    /// Fields as the request spelled them.
+    #[serde(default)]
+    pub spelled: Spelled,
     /// Bytes of /dev/shm; `None` means 64 MiB.
     pub shm_size: Option<u64>,
     /// Storage options (`size=`…), checked by the snapshotter.
@@ -256,6 +259,21 @@ impl Propagation {
             Self::Rslave => "rslave",
         }
     }
+}
+
+/// Words of a request that have several spellings, kept as they came: inspect gives them back so,
+/// and clients compare them with what they sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Spelled {
+    /// `HostConfig.Binds`.
+    pub binds: Vec<String>,
+    /// Options in `HostConfig.Tmpfs` by destination.
+    pub tmpfs: BTreeMap<String, String>,
+    /// `HostConfig.SecurityOpt`.
+    pub security_opt: Vec<String>,
+    /// `HostConfig.ContainerIDFile`: where the client keeps the id.
+    pub container_id_file: String,
 }
 
 /// One mount.

@@ -5,7 +5,7 @@ use pouch_client::{Attach, Condition, Framing};
 use super::Outcome;
 use super::run::{attached, keys};
 use crate::context::Session;
-use crate::failure::Failure;
+use crate::failure::{Failure, describe};
 use crate::flags::plain::{AttachFlags, StartFlags};
 use crate::signals::{self, Resizable};
 use crate::streams::{Attachment, Input};
@@ -53,11 +53,15 @@ pub(crate) async fn attach(session: &Session, flags: AttachFlags) -> Outcome {
 /// `pouch start`.
 pub(crate) async fn start(session: &Session, flags: StartFlags) -> Outcome {
     let client = &session.client;
+    for (flag, value) in
+        [("--checkpoint", &flags.checkpoint), ("--checkpoint-dir", &flags.checkpoint_dir)]
+    {
+        if value.is_some() {
+            return Err(Failure::unsupported(flag, "containers are not restored from checkpoints"));
+        }
+    }
     if !flags.attach && !flags.interactive {
-        return super::each(&flags.containers, |name| async move {
-            client.start_container(name, "").await.map(|()| name.to_owned())
-        })
-        .await;
+        return start_all(session, &flags.containers).await;
     }
     let [name] = flags.containers.as_slice() else {
         return Err(Failure::new("you cannot start and attach multiple containers at once"));
@@ -77,6 +81,26 @@ pub(crate) async fn start(session: &Session, flags: StartFlags) -> Outcome {
     let code = attached(attachment, wait, proxy).await;
     drop((forwarding, resizing));
     code
+}
+
+/// One after the other, in the order given: they may depend on each other.
+async fn start_all(session: &Session, names: &[String]) -> Outcome {
+    let mut said = Vec::new();
+    let mut failed = Vec::new();
+    for name in names {
+        match session.client.start_container(name, "").await {
+            Ok(()) => output::line(name)?,
+            Err(error) => {
+                said.push(describe(&error));
+                failed.push(name.as_str());
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(0);
+    }
+    said.push(format!("Error: failed to start containers: {}", failed.join(", ")));
+    Err(Failure::new(said.join("\n")))
 }
 
 async fn join(
@@ -122,6 +146,11 @@ pub(crate) async fn rename(session: &Session, container: &str, name: &str) -> Ou
         output::note("the new name is empty: pouch rename CONTAINER NEW_NAME");
         return Ok(1);
     }
-    session.client.rename_container(container, name.trim()).await?;
-    Ok(0)
+    match session.client.rename_container(container, name.trim()).await {
+        Ok(()) => Ok(0),
+        Err(error) => Err(Failure::new(format!(
+            "{}\nError: failed to rename container named {container}",
+            describe(&error)
+        ))),
+    }
 }

@@ -31,7 +31,7 @@ pub(crate) async fn port(session: &Session, flags: PortFlags) -> Outcome {
         let bindings = ports.get(&key).and_then(Option::as_ref).filter(|b| !b.is_empty());
         let Some(bindings) = bindings else {
             return Err(Failure::new(format!(
-                "Error: No public port '{key}' published for {}",
+                "Error: No public port '{wanted}' published for {}",
                 flags.container
             )));
         };

@@ -7,6 +7,7 @@ use tokio::io::AsyncRead;
 
 use super::{Outcome, confirmed, filters, split_reference};
 use crate::context::Session;
+use crate::create::trusted;
 use crate::failure::{Failure, describe};
 use crate::flags::plain::{
     ImagePruneFlags, ImportFlags, LoadFlags, PullFlags, PushFlags, RmiFlags, SaveFlags, TagFlags,
@@ -34,6 +35,7 @@ async fn open(path: Option<&Path>) -> Result<Source, Failure> {
 
 /// `pouch pull`.
 pub(crate) async fn pull(session: &Session, flags: PullFlags) -> Outcome {
+    trusted(flags.disable_content_trust)?;
     let (name, tag) = split_reference(&flags.image);
     let named = flags.image.len() > name.len();
     if flags.all_tags && named {
@@ -80,6 +82,8 @@ fn familiar(name: &str) -> String {
 
 /// `pouch push`.
 pub(crate) async fn push(session: &Session, flags: PushFlags) -> Outcome {
+    trusted(flags.disable_content_trust)?;
+    flags.platform.refuse()?;
     let (name, tag) = split_reference(&flags.image);
     let named = flags.image.len() > name.len();
     if flags.all_tags && named {
@@ -101,6 +105,7 @@ pub(crate) async fn push(session: &Session, flags: PushFlags) -> Outcome {
 
 /// `pouch load`.
 pub(crate) async fn load(session: &Session, flags: LoadFlags) -> Outcome {
+    flags.platform.refuse()?;
     let source = open(flags.input.as_deref()).await?;
     let quiet = flags.quiet || !terminal::stdout_is_terminal();
     let progress = if quiet { Progress::Quiet } else { Progress::Reported };
@@ -112,6 +117,7 @@ pub(crate) async fn load(session: &Session, flags: LoadFlags) -> Outcome {
 
 /// `pouch save`.
 pub(crate) async fn save(session: &Session, flags: SaveFlags) -> Outcome {
+    flags.platform.refuse()?;
     if flags.output.is_none() && terminal::stdout_is_terminal() {
         return Err(Failure::new("cowardly refusing to save to a terminal: use -o, or redirect"));
     }
@@ -163,6 +169,7 @@ pub(crate) async fn tag(session: &Session, flags: TagFlags) -> Outcome {
 
 /// `pouch rmi`.
 pub(crate) async fn rmi(session: &Session, flags: RmiFlags) -> Outcome {
+    flags.platform.refuse()?;
     let remove = RemoveImage { force: flags.force, no_prune: flags.no_prune };
     let mut failed = Vec::new();
     // One after the other: several names of one image depend on each other.

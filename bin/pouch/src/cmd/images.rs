@@ -7,6 +7,7 @@ use pouch_docker_types::image::{ImageHistory, ImageSummary};
 
 use super::{Outcome, filters};
 use crate::context::Session;
+use crate::failure::Failure;
 use crate::flags::plain::{HistoryFlags, ImagesFlags};
 use crate::listing::{Format, Layout};
 use crate::template::{Labels, Row, Value};
@@ -42,6 +43,10 @@ static LAYOUT_DIGESTS: Layout = Layout {
 
 /// `pouch images`.
 pub(crate) async fn images(session: &Session, flags: ImagesFlags) -> Outcome {
+    if flags.tree {
+        let why = "an image has one platform here, so there is no tree";
+        return Err(Failure::unsupported("--tree", why));
+    }
     let layout = if flags.digests { &LAYOUT_DIGESTS } else { &LAYOUT };
     let format = Format::new(
         layout,
@@ -102,7 +107,8 @@ fn columns(
     no_trunc: bool,
     now: i64,
 ) -> Row {
-    let known = |bytes: i64| if bytes < 0 { "N/A".to_owned() } else { units::size(bytes) };
+    // Four digits here and three there are docker's.
+    let known = |bytes: i64| if bytes < 0 { "N/A".to_owned() } else { units::size4(bytes) };
     let unique = if image.shared_size < 0 { -1 } else { image.size - image.shared_size };
     let containers =
         if image.containers < 0 { "N/A".to_owned() } else { image.containers.to_string() };
@@ -118,7 +124,7 @@ fn columns(
         ("Size", Value::str(units::size(image.size))),
         ("Tag", Value::str(tag)),
         ("UniqueSize", Value::str(known(unique))),
-        ("VirtualSize", Value::str(units::size(image.size))),
+        ("VirtualSize", Value::str(units::size4(image.size))),
     ];
     Row { columns, labels: Labels::None }
 }
@@ -144,6 +150,7 @@ static HISTORY_EXACT: Layout =
 
 /// `pouch history`.
 pub(crate) async fn history(session: &Session, flags: HistoryFlags) -> Outcome {
+    flags.platform.refuse()?;
     let human = flags.human.unwrap_or(true);
     let layout = if human { &HISTORY } else { &HISTORY_EXACT };
     let format = Format::new(layout, flags.format.as_deref(), None, flags.quiet)?;

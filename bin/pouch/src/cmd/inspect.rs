@@ -6,7 +6,9 @@ use pouch_client::{ClientError, SizeInfo};
 use super::Outcome;
 use crate::context::Session;
 use crate::failure::{Failure, describe};
-use crate::flags::plain::{InspectFlags, InspectOne};
+use crate::flags::plain::{
+    InspectContainerFlags, InspectFlags, InspectImageFlags, InspectNetworkFlags, InspectOne,
+};
 use crate::template::{Mode, Template, Value};
 use crate::{json_text, output};
 
@@ -58,10 +60,31 @@ pub(crate) async fn any(session: &Session, flags: InspectFlags) -> Outcome {
     show(session, &kinds, &flags.names, flags.format.as_deref(), size).await
 }
 
-/// `pouch container inspect` and the like.
-pub(crate) async fn one(session: &Session, kind: Kind, flags: InspectOne) -> Outcome {
+/// `pouch container inspect`.
+pub(crate) async fn container(session: &Session, flags: InspectContainerFlags) -> Outcome {
     let size = if flags.size { SizeInfo::With } else { SizeInfo::Without };
-    show(session, &[kind], &flags.names, flags.format.as_deref(), size).await
+    let InspectOne { names, format } = flags.inspect;
+    show(session, &[Kind::Container], &names, format.as_deref(), size).await
+}
+
+/// `pouch image inspect`.
+pub(crate) async fn image(session: &Session, flags: InspectImageFlags) -> Outcome {
+    flags.platform.refuse()?;
+    one(session, Kind::Image, flags.inspect).await
+}
+
+/// `pouch network inspect`. What `--verbose` adds is of swarm networks, which there are none of.
+pub(crate) async fn network(session: &Session, flags: InspectNetworkFlags) -> Outcome {
+    one(session, Kind::Network, flags.inspect).await
+}
+
+/// `pouch volume inspect`.
+pub(crate) async fn volume(session: &Session, flags: InspectOne) -> Outcome {
+    one(session, Kind::Volume, flags).await
+}
+
+async fn one(session: &Session, kind: Kind, flags: InspectOne) -> Outcome {
+    show(session, &[kind], &flags.names, flags.format.as_deref(), SizeInfo::Without).await
 }
 
 async fn show(

@@ -11,7 +11,7 @@ use crate::{output, units};
 
 /// `pouch stop`.
 pub(crate) async fn stop(session: &Session, flags: StopFlags) -> Outcome {
-    let options = Stop { timeout: flags.time, signal: flags.signal };
+    let options = Stop { timeout: flags.timeout, signal: flags.signal };
     let (client, options) = (&session.client, &options);
     each(&flags.containers, |name| async move {
         client.stop_container(name, options).await.map(|()| name.to_owned())
@@ -21,7 +21,7 @@ pub(crate) async fn stop(session: &Session, flags: StopFlags) -> Outcome {
 
 /// `pouch restart`.
 pub(crate) async fn restart(session: &Session, flags: StopFlags) -> Outcome {
-    let options = Stop { timeout: flags.time, signal: flags.signal };
+    let options = Stop { timeout: flags.timeout, signal: flags.signal };
     let (client, options) = (&session.client, &options);
     each(&flags.containers, |name| async move {
         client.restart_container(name, options).await.map(|()| name.to_owned())

@@ -60,7 +60,8 @@ pub(crate) async fn stats(session: &Session, flags: StatsFlags) -> Outcome {
 async fn sample(session: &Session, flags: &StatsFlags) -> Result<Vec<Row>, Failure> {
     let names = if flags.containers.is_empty() {
         let list = ListContainers { all: flags.all, ..ListContainers::default() };
-        session.client.containers(&list).await?.into_iter().map(|c| c.id).collect()
+        let all = session.client.containers(&list).await?.into_iter();
+        all.map(|c| if flags.no_trunc { c.id } else { units::short_id(&c.id).to_owned() }).collect()
     } else {
         flags.containers.clone()
     };

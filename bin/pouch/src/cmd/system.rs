@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use pouch_client::{ClientError, DiskUsageOf, EventRange};
+use pouch_docker_types::container::ContainerSummary;
 use pouch_docker_types::event::EventMessage;
 use pouch_docker_types::system::DiskUsage;
 
@@ -86,14 +87,48 @@ static DF: Layout = Layout {
 
 /// `pouch system df`.
 pub(crate) async fn df(session: &Session, flags: DfFlags) -> Outcome {
-    let format = Format::new(&DF, flags.format.as_deref(), None, false)?;
     let usage = session.client.disk_usage(DiskUsageOf::Everything).await?;
     if flags.verbose {
-        output::print(&verbose(&usage))?;
+        let text = match flags.format.as_deref() {
+            None | Some("" | "table") => verbose(&usage),
+            Some("json") => verbose_json(&usage)?,
+            Some(_) => {
+                let why = "with --verbose there are the table and json";
+                return Err(Failure::unsupported("--format with a template", why));
+            }
+        };
+        output::print(&text)?;
         return Ok(0);
     }
+    let format = Format::new(&DF, flags.format.as_deref(), None, false)?;
     output::print(&format.render(summary(&usage))?)?;
     Ok(0)
+}
+
+/// A container's line without what its image holds, which has a line of its own.
+fn container_row(container: &ContainerSummary, now: i64, cut: ps::Cut) -> Row {
+    ps::row(&ContainerSummary { size_root_fs: 0, ..container.clone() }, now, cut)
+}
+
+fn verbose_json(usage: &DiskUsage) -> Result<String, Failure> {
+    let now = units::now();
+    let list = |rows: Vec<Row>| -> Result<String, Failure> {
+        let format = Format::new(&DF, Some("json"), None, false)?;
+        let lines = rows.into_iter().map(|row| format.line(row)).collect::<Result<Vec<_>, _>>()?;
+        Ok(lines.join(","))
+    };
+    let images = usage.images.iter().flatten().flat_map(|i| images::rows(i, false, true, now));
+    let containers = usage.containers.iter().flatten();
+    let containers = containers.map(|c| container_row(c, now, ps::Cut::No));
+    let volumes = usage.volumes.iter().flatten().map(volume::row);
+    let caches = usage.build_cache.iter().flatten().map(ToString::to_string).collect::<Vec<_>>();
+    Ok(format!(
+        "{{\"Images\":[{}],\"Containers\":[{}],\"Volumes\":[{}],\"BuildCache\":[{}]}}\n",
+        list(images.collect())?,
+        list(containers.collect())?,
+        list(volumes.collect())?,
+        caches.join(",")
+    ))
 }
 
 fn summary(usage: &DiskUsage) -> Vec<Row> {
@@ -221,9 +256,9 @@ fn verbose(usage: &DiskUsage) -> String {
     ];
     let container_columns =
         ["ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names"];
-    let containers = usage.containers.iter().flatten().map(|c| ps::row(c, now, ps::Cut::Yes));
+    let containers = usage.containers.iter().flatten().map(|c| container_row(c, now, ps::Cut::Yes));
     let volumes = usage.volumes.iter().flatten().map(volume::row);
-    section(
+    let text = section(
         "Images space usage:",
         "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS",
         images.map(|row| cells(&row, &image_columns)).collect(),
@@ -235,7 +270,37 @@ fn verbose(usage: &DiskUsage) -> String {
         "Local Volumes space usage:",
         "VOLUME NAME\tLINKS\tSIZE",
         volumes.map(|row| cells(&row, &["Name", "Links", "Size"])).collect(),
-    )
+    ) + &section(
+        &format!("Build cache usage: {}", units::size4(cache_size(usage))),
+        "CACHE ID\tCACHE TYPE\tSIZE\tCREATED\tLAST USED\tUSAGE\tSHARED",
+        usage.build_cache.iter().flatten().map(|cache| cache_line(cache, now)).collect(),
+    );
+    // No empty line at the end.
+    text.strip_suffix('\n').map(str::to_owned).unwrap_or(text)
+}
+
+fn cache_size(usage: &DiskUsage) -> i64 {
+    let own = usage.build_cache.iter().flatten().filter(|cache| cache["Shared"] != true);
+    own.filter_map(|cache| cache["Size"].as_i64()).sum()
+}
+
+/// A record of a builder's cache; another daemon may have one.
+fn cache_line(cache: &serde_json::Value, now: i64) -> String {
+    let text = |name: &str| cache[name].as_str().unwrap_or_default();
+    let ago = |name: &str| {
+        let moment = text(name).parse::<Timestamp>();
+        moment.map(|moment| units::ago(moment.as_second(), now)).unwrap_or_default()
+    };
+    [
+        units::short_id(text("ID")).to_owned(),
+        text("Type").to_owned(),
+        units::size4(cache["Size"].as_i64().unwrap_or(0)),
+        ago("CreatedAt"),
+        ago("LastUsedAt"),
+        cache["UsageCount"].as_i64().unwrap_or(0).to_string(),
+        (cache["Shared"] == true).to_string(),
+    ]
+    .join("\t")
 }
 
 /// `pouch system prune`.

@@ -7,20 +7,23 @@ use super::{Outcome, confirmed, each, filters};
 use crate::context::Session;
 use crate::create::pairs;
 use crate::failure::Failure;
-use crate::flags::plain::{ListFlags, VolumeCreateFlags, VolumePruneFlags, VolumeRmFlags};
+use crate::flags::plain::{VolumeCreateFlags, VolumeListFlags, VolumePruneFlags, VolumeRmFlags};
 use crate::listing::{Format, Layout, join_labels, labels_of};
 use crate::template::{Row, Value};
 use crate::{output, units};
 
 static LAYOUT: Layout = Layout {
     titles: &[
+        ("Availability", "AVAILABILITY"),
         ("Driver", "DRIVER"),
+        ("Group", "GROUP"),
         ("Labels", "LABELS"),
         ("Links", "LINKS"),
         ("Mountpoint", "MOUNTPOINT"),
         ("Name", "VOLUME NAME"),
         ("Scope", "SCOPE"),
         ("Size", "SIZE"),
+        ("Status", "STATUS"),
     ],
     table: "{{.Driver}}\t{{.Name}}",
     quiet: "{{.Name}}",
@@ -28,7 +31,11 @@ static LAYOUT: Layout = Layout {
 };
 
 /// `pouch volume ls`.
-pub(crate) async fn ls(session: &Session, flags: ListFlags) -> Outcome {
+pub(crate) async fn ls(session: &Session, flags: VolumeListFlags) -> Outcome {
+    if flags.cluster {
+        return Err(Failure::unsupported("--cluster", "cluster volumes need a swarm"));
+    }
+    let flags = flags.list;
     let format = Format::new(
         &LAYOUT,
         flags.format.as_deref(),
@@ -46,20 +53,25 @@ pub(crate) fn row(volume: &Volume) -> Row {
     let usage = volume.usage_data.as_ref();
     let links = usage.map_or_else(|| "N/A".to_owned(), |u| u.ref_count.to_string());
     let size = usage.map_or_else(|| "N/A".to_owned(), |u| units::size4(u.size));
+    // Three columns are of cluster volumes.
     let columns = vec![
+        ("Availability", Value::str("N/A")),
         ("Driver", Value::str(volume.driver.as_str())),
+        ("Group", Value::str("N/A")),
         ("Labels", Value::str(join_labels(&labels))),
         ("Links", Value::str(links)),
         ("Mountpoint", Value::str(volume.mountpoint.as_str())),
         ("Name", Value::str(volume.name.as_str())),
         ("Scope", Value::str(volume.scope.as_str())),
         ("Size", Value::str(size)),
+        ("Status", Value::str("N/A")),
     ];
     Row { columns, labels: labels_of(&labels) }
 }
 
 /// `pouch volume create`.
 pub(crate) async fn create(session: &Session, flags: VolumeCreateFlags) -> Outcome {
+    flags.cluster.refuse()?;
     let name = match flags.volume {
         Some(_) if !flags.name.is_empty() => {
             return Err(Failure::new(

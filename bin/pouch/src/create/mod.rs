@@ -93,6 +93,11 @@ pub(crate) fn build(
         .words
         .split_first()
         .ok_or_else(|| Failure::new("an image is needed: pouch run IMAGE [COMMAND] [ARG...]"))?;
+    trusted(flags.disable_content_trust)?;
+    if flags.use_api_socket {
+        let why = "mount the socket that the container may use with -v";
+        return Err(Failure::unsupported("--use-api-socket", why));
+    }
     let published = ports::published(&flags.publish, &flags.expose)?;
     let volumes = mounts::volumes(&flags.volume)?;
     let config = ContainerConfig {
@@ -178,6 +183,20 @@ pub(crate) fn build(
         None => crate::settings::variable("DEFAULT_PLATFORM").unwrap_or_default(),
     };
     Ok(NewContainer { body, name: flags.name.clone(), platform })
+}
+
+/// Whether the user is content with images that nobody has signed.
+///
+/// # Errors
+/// For `--disable-content-trust=false`: signatures of that kind are not looked at.
+pub(crate) fn trusted(disabled: Option<bool>) -> Result<(), Failure> {
+    match disabled {
+        Some(false) => {
+            let why = "images are checked by digest, not by Docker Content Trust";
+            Err(Failure::unsupported("--disable-content-trust=false", why))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn lossy(path: &Path) -> String {

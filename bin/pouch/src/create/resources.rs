@@ -38,6 +38,11 @@ pub(super) fn of_container(flags: &ContainerFlags) -> Result<Resources, Failure>
     let devices = devices::devices(&flags.device, flags.gpus.as_deref())?;
     Ok(Resources {
         cgroup_parent: flags.cgroup_parent.clone(),
+        cpu_count: flags.cpu_count,
+        cpu_percent: flags.cpu_percent,
+        io_maximum_bandwidth: u64::try_from(size("--io-maxbandwidth", &flags.io_maxbandwidth)?)
+            .unwrap_or(0),
+        io_maximum_iops: flags.io_maxiops,
         blkio_weight_device: devices::weights(&flags.blkio_weight_device)?,
         blkio_device_read_bps: throttles("--device-read-bps", &flags.device_read_bps, Rate::Bytes)?,
         blkio_device_write_bps: throttles(

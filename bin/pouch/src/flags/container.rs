@@ -68,6 +68,24 @@ pub(crate) struct ContainerFlags {
     /// Write the container ID to the file
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
+    /// CPU count (Windows only; the daemon says so)
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub(crate) cpu_count: i64,
+    /// CPU percent (Windows only; the daemon says so)
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub(crate) cpu_percent: i64,
+    /// Maximum IO bandwidth limit for the system drive (Windows only; the daemon says so)
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "BYTES")]
+    pub(crate) io_maxbandwidth: String,
+    /// Maximum IOps limit for the system drive (Windows only; the daemon says so)
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub(crate) io_maxiops: u64,
+    /// Skip image verification (there is none: =false is refused)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "bool")]
+    pub(crate) disable_content_trust: Option<bool>,
+    /// Bind mount the daemon's socket and credentials (not supported)
+    #[arg(long)]
+    pub(crate) use_api_socket: bool,
     /// Add a host device to the container
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Vec<String>,

@@ -149,6 +149,8 @@ pub(crate) struct HistoryFlags {
     /// Only show image IDs
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) platform: PlatformFlag,
     #[arg(value_name = "IMAGE")]
     pub(crate) image: String,
 }
@@ -173,8 +175,31 @@ pub(crate) struct ImagesFlags {
     /// Only show image IDs
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// List multi-platform images as a tree (not supported)
+    #[arg(long)]
+    pub(crate) tree: bool,
     #[arg(value_name = "REPOSITORY[:TAG]")]
     pub(crate) repository: Option<String>,
+}
+
+/// One of several platforms that an image can have; ours have one.
+#[derive(Debug, Args)]
+pub(crate) struct PlatformFlag {
+    /// Work on one platform of a multi-platform image (not supported)
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Vec<String>,
+}
+
+impl PlatformFlag {
+    /// # Errors
+    /// When a platform is named.
+    pub(crate) fn refuse(&self) -> Result<(), crate::failure::Failure> {
+        if self.platform.is_empty() {
+            return Ok(());
+        }
+        let why = "images are kept for one platform; choose it when you pull";
+        Err(crate::failure::Failure::unsupported("--platform", why))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -215,14 +240,34 @@ pub(crate) struct InspectOne {
     /// Format output using a custom template: 'json' or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     pub(crate) format: Option<String>,
-    /// Display total file sizes of a container
-    #[arg(short, long)]
-    pub(crate) size: bool,
-    /// Verbose output for diagnostics of a network
-    #[arg(short, long, hide = true)]
-    pub(crate) verbose: bool,
     #[arg(required = true, value_name = "NAME|ID")]
     pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectContainerFlags {
+    /// Display total file sizes
+    #[arg(short, long)]
+    pub(crate) size: bool,
+    #[command(flatten)]
+    pub(crate) inspect: InspectOne,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectImageFlags {
+    #[command(flatten)]
+    pub(crate) platform: PlatformFlag,
+    #[command(flatten)]
+    pub(crate) inspect: InspectOne,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectNetworkFlags {
+    /// Verbose output for diagnostics
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) inspect: InspectOne,
 }
 
 #[derive(Debug, Args)]
@@ -242,6 +287,8 @@ pub(crate) struct LoadFlags {
     /// Suppress the load output
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) platform: PlatformFlag,
     #[command(flatten)]
     pub(crate) progress: ProgressFlag,
 }
@@ -358,8 +405,8 @@ pub(crate) struct PullFlags {
     /// Download all tagged images in the repository
     #[arg(short, long)]
     pub(crate) all_tags: bool,
-    /// Skip image verification
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "bool", hide = true)]
+    /// Skip image verification (there is none: =false is refused)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "bool")]
     pub(crate) disable_content_trust: Option<bool>,
     /// Set platform if server is multi-platform capable
     #[arg(long, value_name = "OS/ARCH")]
@@ -378,9 +425,14 @@ pub(crate) struct PushFlags {
     /// Push all tags of an image to the repository
     #[arg(short, long)]
     pub(crate) all_tags: bool,
+    /// Skip image signing (there is none: =false is refused)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "bool")]
+    pub(crate) disable_content_trust: Option<bool>,
     /// Suppress verbose output
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) platform: PlatformFlag,
     #[command(flatten)]
     pub(crate) progress: ProgressFlag,
     #[arg(value_name = "NAME[:TAG]")]
@@ -418,6 +470,8 @@ pub(crate) struct RmiFlags {
     /// Do not delete untagged parents
     #[arg(long)]
     pub(crate) no_prune: bool,
+    #[command(flatten)]
+    pub(crate) platform: PlatformFlag,
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
 }
@@ -427,6 +481,8 @@ pub(crate) struct SaveFlags {
     /// Write to a file, instead of STDOUT
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) platform: PlatformFlag,
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
 }
@@ -442,6 +498,12 @@ pub(crate) struct StartFlags {
     /// Attach container's STDIN
     #[arg(short, long)]
     pub(crate) interactive: bool,
+    /// Restore from this checkpoint (not supported)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) checkpoint: Option<String>,
+    /// Use a custom checkpoint storage directory (not supported)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint_dir: Option<String>,
     #[arg(required = true, value_name = "CONTAINER")]
     pub(crate) containers: Vec<String>,
 }
@@ -470,14 +532,8 @@ pub(crate) struct StopFlags {
     #[arg(short, long, default_value = "", hide_default_value = true, value_name = "SIGNAL")]
     pub(crate) signal: String,
     /// Seconds to wait before killing the container
-    #[arg(
-        short,
-        long,
-        visible_alias = "timeout",
-        allow_negative_numbers = true,
-        value_name = "SECONDS"
-    )]
-    pub(crate) time: Option<i64>,
+    #[arg(short, long, alias = "time", allow_negative_numbers = true, value_name = "SECONDS")]
+    pub(crate) timeout: Option<i64>,
     #[arg(required = true, value_name = "CONTAINER")]
     pub(crate) containers: Vec<String>,
 }
@@ -533,8 +589,70 @@ pub(crate) struct VolumeCreateFlags {
     /// Set driver specific options
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub(crate) opt: Vec<String>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
     #[arg(value_name = "VOLUME")]
     pub(crate) volume: Option<String>,
+}
+
+/// Flags of Swarm cluster volumes, which need a swarm.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cluster volumes (not supported: they need a swarm)")]
+pub(crate) struct ClusterFlags {
+    #[arg(long)]
+    availability: Option<String>,
+    #[arg(long)]
+    group: Option<String>,
+    #[arg(long)]
+    limit_bytes: Option<String>,
+    #[arg(long)]
+    required_bytes: Option<String>,
+    #[arg(long)]
+    scope: Option<String>,
+    #[arg(long)]
+    secret: Option<String>,
+    #[arg(long)]
+    sharing: Option<String>,
+    #[arg(long)]
+    topology_preferred: Option<String>,
+    #[arg(long)]
+    topology_required: Option<String>,
+    #[arg(long = "type")]
+    kind: Option<String>,
+}
+
+impl ClusterFlags {
+    /// # Errors
+    /// When one of them is given.
+    pub(crate) fn refuse(&self) -> Result<(), crate::failure::Failure> {
+        let given = [
+            ("--availability", &self.availability),
+            ("--group", &self.group),
+            ("--limit-bytes", &self.limit_bytes),
+            ("--required-bytes", &self.required_bytes),
+            ("--scope", &self.scope),
+            ("--secret", &self.secret),
+            ("--sharing", &self.sharing),
+            ("--topology-preferred", &self.topology_preferred),
+            ("--topology-required", &self.topology_required),
+            ("--type", &self.kind),
+        ];
+        match given.into_iter().find(|(_, value)| value.is_some()) {
+            Some((flag, _)) => {
+                Err(crate::failure::Failure::unsupported(flag, "cluster volumes need a swarm"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeListFlags {
+    /// Display only cluster volumes (not supported)
+    #[arg(long)]
+    pub(crate) cluster: bool,
+    #[command(flatten)]
+    pub(crate) list: ListFlags,
 }
 
 #[derive(Debug, Args)]

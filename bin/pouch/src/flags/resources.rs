@@ -20,8 +20,8 @@ pub(crate) struct ResourceFlags {
         value_name = "BYTES"
     )]
     pub(crate) memory_swap: String,
-    /// Kernel memory limit (ignored by newer daemons)
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "BYTES", hide = true)]
+    /// Kernel memory limit (no current kernel has one; the daemon says so)
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "BYTES")]
     pub(crate) kernel_memory: String,
     /// Number of CPUs
     #[arg(long, default_value = "", hide_default_value = true, value_name = "DECIMAL")]

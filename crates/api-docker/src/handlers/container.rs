@@ -147,6 +147,10 @@ async fn inspect(
 ) -> ApiResult<Response> {
     let view = api.engine.view(&id)?;
     let mut reply = container::inspect(&view, &api.defaults, version);
+    // One that vanishes meanwhile is shown without.
+    if let Ok(dirs) = api.engine.layer_dirs(view.id.as_str()) {
+        reply.graph_driver.data.get_or_insert_default().extend(dirs);
+    }
     if query.flag("size") {
         let (own, root) = api.engine.size(view.id.as_str()).await?;
         reply.size_rw = i64::try_from(own).ok();

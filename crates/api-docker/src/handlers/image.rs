@@ -79,6 +79,7 @@ async fn read(
 ) -> ApiResult<Response> {
     let path = name_of(uri.path())?;
     let (name, verb) = path.rsplit_once('/').ok_or_else(page_not_found)?;
+    one_platform(&query)?;
     match verb {
         "json" => inspect(&api, name, version),
         "history" => {
@@ -102,6 +103,16 @@ async fn change(State(api): State<Shared>, query: Query, uri: Uri) -> ApiResult<
     }
 }
 
+/// An image has one platform here, so there is none to choose.
+fn one_platform(query: &Query) -> ApiResult<()> {
+    match ["platform", "platforms"].iter().find(|name| query.has(name)) {
+        Some(name) => Err(ApiError::unsupported(format!(
+            "{name} is not supported: an image is kept for one platform"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn inspect(api: &Shared, name: &str, version: ApiVersion) -> ApiResult<Response> {
     let found = api.engine.images().resolve(name)?;
     let reply = serde_json::to_value(image::inspect(&found, version));
@@ -115,6 +126,11 @@ fn inspect(api: &Shared, name: &str, version: ApiVersion) -> ApiResult<Response>
         all.append(set);
     }
     reply["Config"] = config;
+    if version.below(45) {
+        // Of the container that the classic builder made an image from; other builders have none.
+        reply["Container"] = "".into();
+        reply["ContainerConfig"] = image::always_shown(version);
+    }
     ok(&reply)
 }
 
@@ -175,6 +191,7 @@ async fn tag(api: &Shared, name: &str, query: &Query) -> ApiResult<Response> {
 }
 
 async fn remove(State(api): State<Shared>, query: Query, uri: Uri) -> ApiResult<Response> {
+    one_platform(&query)?;
     let name = name_of(uri.path())?;
     let options = RemoveOptions { force: query.flag("force"), no_prune: query.flag("noprune") };
     let engine = api.engine.clone();
@@ -276,6 +293,7 @@ async fn import(
 }
 
 async fn load(State(api): State<Shared>, query: Query, body: Body) -> ApiResult<Response> {
+    one_platform(&query)?;
     let input = body.into_data_stream().map_err(std::io::Error::other);
     let engine = api.engine.clone();
     let (sender, news) = Progress::channel();
@@ -299,9 +317,7 @@ async fn save_named(State(api): State<Shared>, query: Query) -> ApiResult<Respon
 }
 
 async fn save(api: &Shared, names: &[String], query: &Query) -> ApiResult<Response> {
-    if query.get("platform").is_some() {
-        return Err(ApiError::unsupported("saving one platform of an image is not supported"));
-    }
+    one_platform(query)?;
     let images = api.engine.images();
     let archive = images.save(names).await?;
     for image in names.iter().filter_map(|name| images.resolve(name).ok()) {

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
 use futures::{StreamExt, stream};
+use http::StatusCode;
 use jiff::Timestamp;
 use pouch_docker_types::system::{
     Commit, DiskUsage, IndexInfo, Info, PluginsInfo, RegistryConfig, RuntimeInfo, SwarmInfo,
@@ -14,6 +15,7 @@ use pouch_docker_types::system::{
 };
 use pouch_docker_types::volume::VolumeUsage;
 use pouch_engine::{EventKind, Status, system};
+use serde_json::Value;
 
 use super::absent::not_supported;
 use super::container::summary;
@@ -78,7 +80,37 @@ async fn info(State(api): State<Shared>, version: ApiVersion) -> ApiResult<Respo
             *option = name.split(',').next().unwrap_or_default().to_owned();
         }
     }
-    ok(&info)
+    let reply = serde_json::to_value(&info).map_err(|error| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("encoding info: {error}"))
+    })?;
+    ok(&with_former_fields(reply, version))
+}
+
+/// Fields that dockerd no longer has, for clients of versions that do.
+fn with_former_fields(mut info: Value, version: ApiVersion) -> Value {
+    if version.below(42) {
+        // No current kernel limits its own memory by container.
+        info["KernelMemory"] = false.into();
+        info["KernelMemoryTCP"] = false.into();
+    }
+    if version.below(49) {
+        for program in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+            info[program]["Expected"] = info[program]["ID"].clone();
+        }
+        for list in ["Hostnames", "CIDRs"] {
+            let name = format!("AllowNondistributableArtifacts{list}");
+            info["RegistryConfig"][name] = Value::Array(Vec::new());
+        }
+    }
+    if version.below(50) {
+        for (field, file) in [("BridgeNfIptables", "iptables"), ("BridgeNfIp6tables", "ip6tables")]
+        {
+            let path = format!("/proc/sys/net/bridge/bridge-nf-call-{file}");
+            let on = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1");
+            info[field] = on.into();
+        }
+    }
+    info
 }
 
 fn write_info(api: &Api, facts: system::Info) -> Info {
@@ -326,5 +358,6 @@ async fn disk_usage(
         containers,
         volumes,
         build_cache: parts.build_cache.then(Vec::new),
+        builder_size: version.below(42).then_some(0),
     })
 }

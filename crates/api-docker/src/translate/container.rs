@@ -157,10 +157,10 @@ fn got(asked: EndpointSettings, endpoint: &EndpointView, view: &ContainerView) -
 /// Mounts as lists and inspect show them; `--tmpfs` stands in the host configuration only.
 fn mounts(view: &ContainerView) -> Vec<WireMount> {
     let shown = |mount: &&MountPoint| mount.spec.origin != MountOrigin::Tmpfs;
-    view.mounts.iter().filter(shown).map(write_mount).collect()
+    view.mounts.iter().filter(shown).map(|mount| write_mount(view, mount)).collect()
 }
 
-fn write_mount(mount: &MountPoint) -> WireMount {
+fn write_mount(view: &ContainerView, mount: &MountPoint) -> WireMount {
     let spec = &mount.spec;
     let (kind, propagation) = match spec.kind {
         MountKind::Bind { .. } => {
@@ -175,10 +175,7 @@ fn write_mount(mount: &MountPoint) -> WireMount {
         source: mount.source.clone(),
         destination: spec.destination.clone(),
         driver: mount.driver.clone().unwrap_or_default(),
-        mode: match spec.origin {
-            MountOrigin::Binds => mount::mode(spec),
-            _ => String::new(),
-        },
+        mode: mount::mode(&view.spec, spec),
         rw: !spec.read_only,
         propagation: propagation.to_owned(),
     }

@@ -20,6 +20,8 @@ fn defaults() -> Defaults {
         log: LogSpec::default(),
         runtime: "pouch".to_owned(),
         cgroupns: CgroupnsMode::Private,
+        masked: vec!["/proc/kcore".to_owned()],
+        read_only: vec!["/proc/sys".to_owned()],
     }
 }
 

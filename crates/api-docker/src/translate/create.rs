@@ -43,6 +43,8 @@ pub(crate) fn read(
     spec.namespaces = namespaces::read(&host, version)?;
     mount::read(&mut host, version, &mut spec)?;
     let warnings = network::read(&mut host, networking, version, &mut spec)?;
+    spec.spelled.container_id_file = std::mem::take(&mut host.container_id_file);
+    spec.spelled.security_opt = host.security_opt.clone().unwrap_or_default();
     spec.security = security::read(&mut host)?;
     spec.resources = resources::read(std::mem::take(&mut host.resources), Purpose::Create)?;
     spec.resources.oom_score_adj = read_oom_score(host.oom_score_adj)?;
@@ -138,6 +140,7 @@ fn read_console([rows, columns]: [u32; 2]) -> ApiResult<Option<(u16, u16)>> {
 pub(crate) fn write_host(spec: &ContainerSpec, defaults: &Defaults) -> HostConfig {
     let (rows, columns) = spec.console_size.unwrap_or((0, 0));
     let mut host = HostConfig {
+        container_id_file: spec.spelled.container_id_file.clone(),
         log_config: log::write(&spec.log),
         restart_policy: restart::write(spec.restart),
         auto_remove: spec.auto_remove,
@@ -156,7 +159,7 @@ pub(crate) fn write_host(spec: &ContainerSpec, defaults: &Defaults) -> HostConfi
     namespaces::write(&spec.namespaces, defaults, &mut host);
     mount::write(spec, &mut host);
     network::write(spec, &mut host);
-    security::write(&spec.security, &mut host);
+    security::write(spec, defaults, &mut host);
     host
 }
 

@@ -20,6 +20,8 @@ fn defaults() -> Defaults {
         log: LogSpec::default(),
         runtime: "pouch".to_owned(),
         cgroupns: CgroupnsMode::Private,
+        masked: vec!["/proc/kcore".to_owned()],
+        read_only: vec!["/proc/sys".to_owned()],
     }
 }
 
@@ -79,6 +81,7 @@ prop_compose! {
     fn storage()(
         binds in some_list(strings(&[
             "/a:/b1", "/a:/b2:ro", "/a:/b3:ro,z,rslave", "vol:/b4:nocopy", "/b5", "vol:/b6:ro,Z",
+            "/a:/b7:rw", "/a/:/b8/:z,ro",
         ])),
         size in option::of(1i64..1 << 40),
         read_only: bool, never: bool, create: bool,
@@ -168,7 +171,7 @@ prop_compose! {
     fn rest()(
         add in some_list(strings(&["CAP_NET_ADMIN", "CAP_SYS_TIME", "ALL"])),
         drop in some_list(strings(&["CAP_MKNOD", "ALL"])),
-        security in some_list(strings(&["label=disable", "no-new-privileges=true"])),
+        security in some_list(strings(&["label=disable", "no-new-privileges", "no-new-privileges=true"])),
         paths in option::of(vec(strings(&["/proc/kcore", "/sys"]), 0..2)),
         port in (1u16..=65535, strings(&["tcp", "udp", "sctp"])),
         host_port in strings(&["", "8080", "8000-8010"]),
@@ -179,15 +182,11 @@ prop_compose! {
         sysctls in btree_map(strings(&["net.ipv4.ip_forward", "kernel.shmmax"]), "[0-9]{1,3}", 0..2),
         log in strings(&["json-file", "local"]),
     ) -> HostConfig {
-        let mut security = unique(security);
-        if let Some(options) = &mut security {
-            // Labels come first when written.
-            options.sort_unstable();
-        }
         HostConfig {
             cap_add: unique(add).map(StrSlice), cap_drop: unique(drop).map(StrSlice),
-            security_opt: security,
-            masked_paths: paths.clone(), readonly_paths: paths,
+            security_opt: unique(security),
+            masked_paths: paths.clone().or(plain().masked_paths),
+            readonly_paths: paths.or(plain().readonly_paths),
             port_bindings: BTreeMap::from([(
                 format!("{}/{}", port.0, port.1), Some(vec![PortBinding { host_ip, host_port }]),
             )]),
@@ -220,7 +219,7 @@ fn round(host: &HostConfig, config: &ContainerConfig) -> (HostConfig, ContainerC
 }
 
 fn image_only() -> ContainerConfig {
-    ContainerConfig { image: "busybox".to_owned(), env: Some(vec![]), ..ContainerConfig::default() }
+    ContainerConfig { image: "busybox".to_owned(), ..ContainerConfig::default() }
 }
 
 proptest! {
@@ -246,7 +245,9 @@ proptest! {
         let config = ContainerConfig {
             hostname: "web".into(), user: "1000:1000".into(), working_dir: "/srv".into(),
             tty: flags.0, open_stdin: flags.1, attach_stdout: flags.2,
-            env: Some(env), cmd: words.map(StrSlice), entrypoint: entrypoint.map(StrSlice), labels,
+            // Nothing shows as `null`, whether it was asked for as such or not.
+            env: Some(env).filter(|env| !env.is_empty()), cmd: words.map(StrSlice),
+            entrypoint: entrypoint.filter(|words| !words.is_empty()).map(StrSlice), labels,
             stop_signal: stop.0, stop_timeout: stop.1,
             healthcheck: probe.map(|(retries, interval)| HealthConfig {
                 test: vec!["CMD-SHELL".into(), "true".into()], interval, timeout: 0,

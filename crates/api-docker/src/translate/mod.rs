@@ -35,4 +35,8 @@ pub(crate) struct Defaults {
     pub runtime: String,
     /// Cgroup namespace: private on cgroup v2, the host's on v1.
     pub cgroupns: CgroupnsMode,
+    /// Paths that containers do not see.
+    pub masked: Vec<String>,
+    /// Paths that containers do not write to.
+    pub read_only: Vec<String>,
 }

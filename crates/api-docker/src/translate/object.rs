@@ -19,13 +19,13 @@ pub(crate) enum Detail {
 
 /// A network in lists and inspect.
 pub(crate) fn network(view: &NetworkView, detail: Detail, version: ApiVersion) -> Network {
-    let config = view.ipam.as_ref().map(|(subnet, gateway)| {
-        vec![IpamConfig {
-            subnet: subnet.to_string(),
-            gateway: gateway.to_string(),
-            ..IpamConfig::default()
-        }]
+    let config = view.ipam.iter().map(|(subnet, gateway)| IpamConfig {
+        subnet: subnet.to_string(),
+        gateway: gateway.to_string(),
+        ..IpamConfig::default()
     });
+    // Never `null`: clients loop over it.
+    let config = Some(config.collect());
     let containers: BTreeMap<_, _> = match detail {
         Detail::Listed => BTreeMap::new(),
         Detail::Inspected => view

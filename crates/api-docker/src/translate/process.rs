@@ -6,7 +6,7 @@ use pouch_docker_types::container::{ContainerConfig, Empty, HealthConfig};
 use pouch_types::Signal;
 use pouch_types::spec::{Attach, ContainerSpec, Healthcheck, ProcessSpec};
 
-use super::value::{bad, clean_path, destination};
+use super::value::{bad, clean_path, destination, list};
 use super::{network, ports};
 use crate::http::{ApiError, ApiResult};
 
@@ -92,14 +92,15 @@ pub(crate) fn write(spec: &ContainerSpec) -> ContainerConfig {
         tty: process.tty,
         open_stdin: process.open_stdin,
         stdin_once: process.stdin_once,
-        env: Some(process.env.clone()),
+        env: list(process.env.clone()),
         cmd: process.cmd.clone().map(Into::into),
         healthcheck: spec.healthcheck.as_ref().map(write_health),
         args_escaped: false,
         image: spec.image_name.clone(),
         volumes: (!volumes.is_empty()).then_some(volumes),
         working_dir: process.working_dir.clone(),
-        entrypoint: process.entrypoint.clone().map(Into::into),
+        // `[]`, which takes the image's away, and none are the same once it is taken away.
+        entrypoint: process.entrypoint.clone().and_then(list).map(Into::into),
         network_disabled: spec.network_disabled,
         mac_address: spec.network.mac_address.clone().unwrap_or_default(),
         on_build: None,

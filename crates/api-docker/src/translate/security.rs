@@ -2,8 +2,9 @@
 
 use pouch_docker_types::StrSlice;
 use pouch_docker_types::container::HostConfig;
-use pouch_types::spec::{Seccomp, SecuritySpec};
+use pouch_types::spec::{ContainerSpec, Seccomp, SecuritySpec};
 
+use super::Defaults;
 use super::value::{bad, list, unsupported};
 use crate::http::{ApiError, ApiResult};
 
@@ -133,23 +134,17 @@ fn option_into(option: &str, spec: &mut SecuritySpec) -> ApiResult<()> {
     Ok(())
 }
 
-/// Writes them back. `systempaths=unconfined` shows as empty lists of paths, as dockerd has it.
-pub(super) fn write(spec: &SecuritySpec, host: &mut HostConfig) {
-    host.privileged = spec.privileged;
-    host.cap_add = list(spec.cap_add.clone()).map(StrSlice);
-    host.cap_drop = list(spec.cap_drop.clone()).map(StrSlice);
-    host.masked_paths = spec.masked_paths.clone();
-    host.readonly_paths = spec.readonly_paths.clone();
-    let mut options: Vec<String> =
-        spec.selinux.iter().map(|option| format!("label={option}")).collect();
-    options.extend(spec.apparmor.iter().map(|profile| format!("apparmor={profile}")));
-    options.extend(match &spec.seccomp {
-        Seccomp::Default => None,
-        Seccomp::Unconfined => Some("seccomp=unconfined".to_owned()),
-        Seccomp::Profile(profile) => Some(format!("seccomp={profile}")),
-    });
-    options.extend(spec.no_new_privileges.map(|flag| format!("no-new-privileges={flag}")));
-    host.security_opt = list(options);
+/// Writes them back. What nobody asked for shows as the default lists, except of a privileged
+/// container; `systempaths=unconfined` shows as empty ones, as dockerd has it.
+pub(super) fn write(spec: &ContainerSpec, defaults: &Defaults, host: &mut HostConfig) {
+    let security = &spec.security;
+    let default = |list: &[String]| (!security.privileged).then(|| list.to_vec());
+    host.privileged = security.privileged;
+    host.cap_add = list(security.cap_add.clone()).map(StrSlice);
+    host.cap_drop = list(security.cap_drop.clone()).map(StrSlice);
+    host.masked_paths = security.masked_paths.clone().or_else(|| default(&defaults.masked));
+    host.readonly_paths = security.readonly_paths.clone().or_else(|| default(&defaults.read_only));
+    host.security_opt = list(spec.spelled.security_opt.clone());
 }
 
 #[cfg(test)]

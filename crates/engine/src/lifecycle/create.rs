@@ -27,7 +27,7 @@ impl Engine {
     /// Creates a container.
     ///
     /// # Errors
-    /// `NotFound` without the image ("No such image: x"), `Conflict` for a used name, `Invalid`
+    /// `NotFound` without the image ("No such image: x:latest"), `Conflict` for a used name, `Invalid`
     /// with the field for what cannot be meant.
     pub async fn create(
         &self,
@@ -62,7 +62,8 @@ async fn create(
     }
     let image = engine.images.resolve(&spec.image_name).map_err(|error| {
         if error.kind() == ErrorKind::NotFound {
-            EngineError::new(ErrorKind::NotFound, format!("No such image: {}", spec.image_name))
+            // Alone and with the tag: clients pull what this names.
+            EngineError::from(error)
         } else {
             EngineError::wrap("find the image", error)
         }

@@ -127,3 +127,54 @@ fn the_upgrade_is_announced_as_clients_know_it() {
         assert!(!text.contains("chunked"), "{text}");
     });
 }
+
+/// Bytes of memory that a process holds now.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn a_long_past_is_streamed_and_not_held_in_memory() {
+    use std::io::Read as _;
+    const LINE: usize = 4000;
+    const LINES: usize = 12_000;
+    daemon(|d| {
+        let script = format!("yes $(printf %0{}d 0) | head -n {LINES}", LINE - 1);
+        let words = ["run", "--name", "box", "--log-opt", "max-size=-1", "-d", "busybox", "sh"];
+        d.docker(&[&words[..], &["-c", &script]].concat()).check();
+        d.docker(&["wait", "box"]).check();
+        let before = resident(d.pid());
+        let head = "POST /containers/box/attach?logs=1&stdout=1 HTTP/1.1\r\nHost: pouch\r\n\
+                    Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n";
+        // A client that asks and does not read yet.
+        let mut connection = Connection::raw(&d.socket(), head.as_bytes());
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        let grown = resident(d.pid()).saturating_sub(before);
+        assert!(grown < 16 << 20, "the daemon grew by {grown} bytes");
+        let mut all = Vec::new();
+        connection.stream.read_to_end(&mut all).unwrap();
+        let body = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+        assert_eq!(all.len() - body, LINES * (8 + LINE), "each line with its header");
+    });
+}
+
+#[test]
+fn the_past_comes_before_what_follows_it() {
+    daemon(|d| {
+        let script = "echo early; read x; echo got $x";
+        d.docker(&["run", "-d", "-i", "--name", "box", "busybox", "sh", "-c", script]).check();
+        pouch_testkit::eventually("the first line is in the log", || {
+            d.docker(&["logs", "box"]).ok() == "early"
+        });
+        let head = "POST /containers/box/attach?logs=1&stream=1&stdin=1&stdout=1 HTTP/1.1\r\n\
+                    Host: pouch\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
+                    Content-Length: 0\r\n\r\nword\n";
+        let mut connection = Connection::raw(&d.socket(), head.as_bytes());
+        let mut all = Vec::new();
+        std::io::Read::read_to_end(&mut connection.stream, &mut all).unwrap();
+        let wanted = b"\x01\0\0\0\0\0\0\x06early\n\x01\0\0\0\0\0\0\x09got word\n";
+        assert!(all.ends_with(wanted), "{}", String::from_utf8_lossy(&all));
+    });
+}

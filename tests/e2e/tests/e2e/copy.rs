@@ -212,3 +212,57 @@ fn no_program_of_the_image_is_run_to_unpack() {
         }
     });
 }
+
+#[test]
+fn owners_are_the_archive_s_or_on_request_the_container_s() {
+    daemon(|d| {
+        // Entries of this archive belong to root.
+        let mut archive = Archive::new();
+        archive.file("f", 0o644, b"x").dir("sub", 0o755);
+        let archive = archive.finish();
+        let owners = |d: &Daemon, name: &str, query: &str| {
+            let path = format!("/containers/{name}/archive?path=/tmp{query}");
+            d.request("PUT", &path, &archive).is(200);
+            d.docker(&["exec", "-u", "0", name, "stat", "-c", "%u:%g", "/tmp/f", "/tmp/sub"])
+                .ok()
+                .replace('\n', " ")
+        };
+        d.docker(&["run", "-d", "--name", "named", "-u", "alice", "busybox", "sleep", "600"])
+            .check();
+        assert_eq!(owners(d, "named", ""), "0:0 0:0");
+        assert_eq!(owners(d, "named", "&copyUIDGID=1"), "1000:1000 1000:1000");
+        d.docker(&["run", "-d", "--name", "plain", "busybox", "sleep", "600"]).check();
+        assert_eq!(owners(d, "plain", "&copyUIDGID=true"), "0:0 0:0");
+        // Of a container that does not run, too; by number, without an account.
+        d.docker(&["create", "--name", "cold", "-u", "77:88", "-v", "vol:/v", "busybox", "stat"])
+            .check();
+        d.request("PUT", "/containers/cold/archive?path=/v&copyUIDGID=1", &archive).is(200);
+        let look = ["run", "--rm", "-v", "vol:/v", "busybox", "stat", "-c", "%u:%g", "/v/f"];
+        assert_eq!(d.docker(&look).ok(), "77:88");
+    });
+}
+
+#[test]
+fn a_directory_and_a_file_replace_each_other_only_when_they_may() {
+    daemon(|d| {
+        let script = "mkdir -p /tmp/a/x; echo q > /tmp/b; sleep 600";
+        d.docker(&["run", "-d", "--name", "box", "busybox", "sh", "-c", script]).check();
+        pouch_testkit::eventually("the files are there", || {
+            d.docker(&["exec", "box", "test", "-f", "/tmp/b"]).code() == 0
+        });
+        let (mut file, mut dir) = (Archive::new(), Archive::new());
+        let (file, dir) = (file.file("a", 0o644, b"x"), dir.dir("b", 0o755));
+        let (file, dir) = (std::mem::take(file).finish(), std::mem::take(dir).finish());
+        let put = |archive: &[u8], query: &str| {
+            d.request("PUT", &format!("/containers/box/archive?path=/tmp{query}"), archive)
+        };
+        let refused = put(&file, "&noOverwriteDirNonDir=1");
+        assert!(refused.is(400).message().contains("cannot overwrite directory"));
+        let refused = put(&dir, "&noOverwriteDirNonDir=true");
+        assert!(refused.is(400).message().contains("cannot overwrite non-directory"));
+        put(&file, "").is(200);
+        put(&dir, "").is(200);
+        let kinds = d.docker(&["exec", "box", "stat", "-c", "%F", "/tmp/a", "/tmp/b"]);
+        assert_eq!(kinds.ok(), "regular file\ndirectory");
+    });
+}

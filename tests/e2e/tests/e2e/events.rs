@@ -47,3 +47,106 @@ fn the_past_is_told_with_attributes_and_filters() {
         assert_eq!(d.get("/events?until=0&filters={%22odd%22:[%22x%22]}").status, 400);
     });
 }
+
+/// What happened since a moment, as `type action` with the attribute `name` where there is one.
+fn told(d: &pouch_testkit::Daemon, since: &str, kind: &str) -> Vec<String> {
+    let filter = format!("type={kind}");
+    let words = ["events", "--since", since, "--until=0s", "--format", "{{json .}}", "--filter"];
+    let run = d.docker(&[&words[..], &[filter.as_str()]].concat());
+    let line = |line: &str| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let name = event["Actor"]["Attributes"]["name"].as_str().unwrap_or_default();
+        format!("{} {name}", event["Action"].as_str().unwrap()).trim_end().to_owned()
+    };
+    run.ok().lines().map(line).collect()
+}
+
+fn now(d: &pouch_testkit::Daemon) -> String {
+    d.get("/info").json()["SystemTime"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_end_of_an_exec_is_never_told_before_its_start() {
+    daemon(|d| {
+        d.docker(&["run", "-d", "--name", "box", "busybox", "sleep", "600"]).check();
+        let began = now(d);
+        let d = &*d;
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(move || {
+                    for _ in 0..5 {
+                        d.docker(&["exec", "box", "true"]).check();
+                    }
+                });
+            }
+        });
+        let words = ["events", "--since", &began, "--until=0s", "--format", "{{json .}}"];
+        let run = d.docker(&words);
+        let mut stories = std::collections::BTreeMap::<String, Vec<String>>::new();
+        for line in run.ok().lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            let Some(exec) = event["Actor"]["Attributes"]["execID"].as_str() else { continue };
+            let action = event["Action"].as_str().unwrap();
+            let action = action.split(':').next().unwrap().to_owned();
+            stories.entry(exec.to_owned()).or_default().push(action);
+        }
+        assert_eq!(stories.len(), 40);
+        for story in stories.values() {
+            assert_eq!(*story, ["exec_create", "exec_start", "exec_die"]);
+        }
+    });
+}
+
+#[test]
+fn what_happens_to_images_is_told() {
+    daemon(|d| {
+        let began = now(d);
+        let busybox = d.get("/images/busybox/json").json()["Id"].as_str().unwrap().to_owned();
+        d.import("made:1", pouch_testkit::busybox(), &["LABEL k=v"]);
+        let made = d.get("/images/made:1/json").json()["Id"].as_str().unwrap().to_owned();
+        d.docker(&["tag", "busybox", "other:2"]).check();
+        d.docker(&["save", "-o", d.path("t").to_str().unwrap(), "made:1"]).check();
+        d.docker(&["rmi", "other:2"]).check();
+        d.docker(&["rmi", "made:1"]).check();
+        d.docker(&["load", "-i", d.path("t").to_str().unwrap()]).check();
+        d.docker(&["image", "prune", "-f"]).check();
+        let wanted = [
+            "tag made:1".to_owned(),
+            format!("import {made}"),
+            "tag other:2".to_owned(),
+            format!("save {made}"),
+            format!("untag {busybox}"),
+            format!("untag {made}"),
+            format!("delete {made}"),
+            format!("load {made}"),
+            "prune".to_owned(),
+        ];
+        assert_eq!(told(d, &began, "image"), wanted);
+        // Found by the labels of the image, as events of containers are.
+        let filter = ["--filter", "label=k=v", "--filter", "event=import"];
+        let words = ["events", "--since", &began, "--until=0s", "--format", "{{.Actor.ID}}"];
+        assert_eq!(d.docker(&[&words[..], &filter].concat()).ok(), made);
+    });
+}
+
+#[test]
+fn what_happens_to_volumes_and_networks_is_told() {
+    daemon(|d| {
+        let began = now(d);
+        d.docker(&["volume", "create", "vol"]).check();
+        d.docker(&["run", "--rm", "-v", "vol:/data:ro", "busybox", "true"]).check();
+        d.docker(&["volume", "rm", "vol"]).check();
+        d.docker(&["volume", "prune", "-f"]).check();
+        d.docker(&["container", "prune", "-f"]).check();
+        assert_eq!(told(d, &began, "volume"), ["create", "mount", "unmount", "destroy", "prune"]);
+        assert_eq!(told(d, &began, "network"), ["connect bridge", "disconnect bridge"]);
+        let last = told(d, &began, "container");
+        assert_eq!(last.last().map(String::as_str), Some("prune"));
+        let events = d.get(&format!("/events?since={began}&until=0")).text();
+        let mount = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mount = mount.into_iter().find(|e| e["Action"] == "mount").unwrap();
+        let said = &mount["Actor"]["Attributes"];
+        assert_eq!((&said["destination"], &said["read/write"]), (&"/data".into(), &"false".into()));
+        assert_eq!((&said["driver"], &mount["Actor"]["ID"]), (&"local".into(), &"vol".into()));
+    });
+}

@@ -97,3 +97,79 @@ fn networks_are_listed_and_inspected() {
         assert_eq!(d.get("/networks/nothing").status, 404);
     });
 }
+
+#[test]
+fn options_come_back_as_they_were_spelled() {
+    daemon(|d| {
+        let words = ["create", "--name", "box", "-v", "vol:/a:rw", "-v", "vol:/b", "-v", "/tmp:/c"];
+        let more = ["-v", "/tmp:/d/:ro,rslave", "--tmpfs", "/t:rw,size=1m"];
+        let rest = ["--security-opt", "no-new-privileges", "busybox"];
+        d.docker(&[&words[..], &more, &rest].concat()).check();
+        let c = d.inspect("box");
+        let mut binds: Vec<&str> = c["HostConfig"]["Binds"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|b| b.as_str().unwrap())
+            .collect();
+        binds.sort_unstable();
+        assert_eq!(binds, ["/tmp:/c", "/tmp:/d/:ro,rslave", "vol:/a:rw", "vol:/b"]);
+        assert_eq!(c["HostConfig"]["Tmpfs"]["/t"], "rw,size=1m");
+        assert_eq!(c["HostConfig"]["SecurityOpt"], serde_json::json!(["no-new-privileges"]));
+        let mode = |destination: &str| {
+            let mounts = c["Mounts"].as_array().unwrap();
+            let mount = mounts.iter().find(|m| m["Destination"] == destination).unwrap();
+            mount["Mode"].as_str().unwrap().to_owned()
+        };
+        let modes = ["/a", "/b", "/c", "/d"].map(mode);
+        assert_eq!(modes, ["rw", "z", "", "ro,rslave"]);
+    });
+}
+
+#[test]
+fn shielded_paths_are_shown_unless_a_container_has_none() {
+    daemon(|d| {
+        d.docker(&["create", "--name", "plain", "busybox"]).check();
+        let open = ["create", "--name", "open", "--security-opt", "systempaths=unconfined"];
+        d.docker(&[&open[..], &["busybox"]].concat()).check();
+        d.docker(&["create", "--name", "strong", "--privileged", "busybox"]).check();
+        let shown = |name: &str, field: &str| d.inspect(name)["HostConfig"][field].clone();
+        for (field, path) in [("MaskedPaths", "/proc/kcore"), ("ReadonlyPaths", "/proc/sys")] {
+            let plain = shown("plain", field);
+            assert!(plain.as_array().unwrap().contains(&path.into()), "{field}: {plain}");
+            assert_eq!(shown("open", field), serde_json::json!([]));
+            assert_eq!(shown("strong", field), serde_json::Value::Null);
+        }
+        // Of the container as made, too, not of the face alone.
+        let look = ["run", "--rm", "busybox", "stat", "-c", "%t,%T", "/proc/kcore"];
+        assert_eq!(d.docker(&look).ok(), "1,3", "/proc/kcore is /dev/null");
+        let dirs = d.inspect("plain")["GraphDriver"]["Data"].clone();
+        for name in ["LowerDir", "UpperDir", "WorkDir"] {
+            let first = dirs[name].as_str().unwrap().split(':').next().unwrap().to_owned();
+            assert!(std::path::Path::new(&first).is_dir(), "{name}: {dirs}");
+        }
+    });
+}
+
+#[test]
+fn old_clients_find_the_fields_of_their_version() {
+    daemon(|d| {
+        let old = d.get("/v1.41/info").is(200).json();
+        assert!(old["BridgeNfIptables"].is_boolean() && old["KernelMemory"].is_boolean(), "{old}");
+        assert!(old["RuncCommit"]["Expected"].is_string());
+        assert!(d.get("/v1.50/info").json()["BridgeNfIptables"].is_null());
+        assert_eq!(d.get("/v1.41/images/busybox/json").json()["Container"], "");
+        assert_eq!(d.get("/v1.41/system/df").json()["BuilderSize"], 0);
+        assert_eq!(d.get("/networks/host").json()["IPAM"]["Config"], serde_json::json!([]));
+        let missing = d.post("/containers/create", &serde_json::json!({"Image": "nothing"}));
+        assert_eq!(missing.is(404).message(), "No such image: nothing:latest");
+        d.docker(&["create", "--name", "box", "-v", "vol:/v", "busybox"]).check();
+        let used = d.delete("/volumes/vol");
+        let id = d.inspect("box")["Id"].as_str().unwrap().to_owned();
+        assert_eq!(used.is(409).message(), format!("remove vol: volume is in use - [{id}]"));
+        assert_eq!(d.get("/volumes/none").is(404).message(), "get none: no such volume");
+        // One platform is all that an image has.
+        let load = d.request("POST", "/images/load?platform=%7B%7D", b"");
+        assert!(load.is(501).message().starts_with("platform is not supported"));
+    });
+}

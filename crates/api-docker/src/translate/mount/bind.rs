@@ -117,8 +117,15 @@ fn read_name(name: &str) -> ApiResult<VolumeName> {
     })
 }
 
-/// The options of a mount in the short form; also `Mode` of inspect.
-pub(crate) fn mode(mount: &MountSpec) -> String {
+/// The options in a spelling with a source, when it is the one of this mount.
+pub(super) fn options_for<'a>(text: &'a str, mount: &MountSpec) -> Option<&'a str> {
+    let mut parts = text.split(':').skip(1);
+    let (target, options) = (parts.next()?, parts.next().unwrap_or_default());
+    (clean_path(FIELD, target).ok()? == mount.destination).then_some(options)
+}
+
+/// The options of a mount in the short form.
+pub(super) fn mode(mount: &MountSpec) -> String {
     let mut words = String::new();
     if mount.read_only {
         push_word(&mut words, "ro");

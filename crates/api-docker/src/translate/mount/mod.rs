@@ -14,8 +14,6 @@ use pouch_types::spec::{
 use super::value::{bad, list, unsupported};
 use crate::http::{ApiError, ApiResult, ApiVersion};
 
-pub(crate) use bind::mode;
-
 /// Reads every mount of a request.
 pub(super) fn read(
     host: &mut HostConfig,
@@ -31,14 +29,16 @@ pub(super) fn read(
     let recursion =
         if version.below(44) { ReadOnlyRecursion::Never } else { ReadOnlyRecursion::Best };
     let mut mounts = Vec::new();
-    for text in host.binds.take().unwrap_or_default() {
-        mounts.push(bind::read(&text, &spec.volume_driver, recursion)?);
+    spec.spelled.binds = host.binds.take().unwrap_or_default();
+    for text in &spec.spelled.binds {
+        mounts.push(bind::read(text, &spec.volume_driver, recursion)?);
     }
     for mount in std::mem::take(&mut host.mounts) {
         mounts.push(long::read(mount, version, recursion)?);
     }
-    for (path, options) in std::mem::take(&mut host.tmpfs) {
-        mounts.push(tmpfs::read(&path, &options)?);
+    spec.spelled.tmpfs = std::mem::take(&mut host.tmpfs);
+    for (path, options) in &spec.spelled.tmpfs {
+        mounts.push(tmpfs::read(path, options)?);
     }
     let mut taken = BTreeSet::new();
     for mount in &mounts {
@@ -57,16 +57,36 @@ pub(super) fn read(
     Ok(())
 }
 
-/// Writes them back by where each came from.
+/// Writes them back by where each came from, as they were spelled. A container that was not made
+/// through this face has no spelling, so one is found for it.
 pub(super) fn write(spec: &ContainerSpec, host: &mut HostConfig) {
     host.volume_driver = spec.volume_driver.clone();
     let of = |origin: MountOrigin| spec.mounts.iter().filter(move |m| m.origin == origin);
-    host.binds = list(of(MountOrigin::Binds).map(bind::write).collect());
+    host.binds = list(spec.spelled.binds.clone())
+        .or_else(|| list(of(MountOrigin::Binds).map(bind::write).collect()));
     host.mounts = of(MountOrigin::Mounts).map(long::write).collect();
-    host.tmpfs = of(MountOrigin::Tmpfs)
-        .map(|mount| (mount.destination.clone(), tmpfs::write(mount)))
-        .collect();
+    host.tmpfs = spec.spelled.tmpfs.clone();
+    if host.tmpfs.is_empty() {
+        let tmpfs = of(MountOrigin::Tmpfs);
+        host.tmpfs = tmpfs.map(|mount| (mount.destination.clone(), tmpfs::write(mount))).collect();
+    }
     host.volumes_from = list(spec.volumes_from.iter().map(write_volumes_from).collect());
+}
+
+/// `Mode` of a mount as lists and inspect show it: the options as spelled. Docker shows `z` for a
+/// named volume without any.
+pub(crate) fn mode(spec: &ContainerSpec, mount: &MountSpec) -> String {
+    let named = matches!(mount.kind, MountKind::Volume { .. });
+    let spelled = || spec.spelled.binds.iter().find_map(|text| bind::options_for(text, mount));
+    match mount.origin {
+        MountOrigin::Binds => match spelled() {
+            Some("") if named => "z".to_owned(),
+            Some(options) => options.to_owned(),
+            None => bind::mode(mount),
+        },
+        MountOrigin::Mounts if named => "z".to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// `container[:ro|rw]`.
