@@ -29,6 +29,16 @@ impl Metadata {
         statx(fd, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID).map(Self)
     }
 
+    /// As much as [`Metadata::same_mount`] needs, which no file system is asked for: one of a server
+    /// that is gone would never answer.
+    pub(crate) fn of_mount<F: std::os::fd::AsFd>(
+        fd: F,
+        name: &std::ffi::OsStr,
+    ) -> rustix::io::Result<Self> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        statx(fd, name, flags, StatxFlags::MNT_ID).map(Self)
+    }
+
     /// Regular file, directory, link and so on.
     #[must_use]
     pub fn file_type(&self) -> FileType {

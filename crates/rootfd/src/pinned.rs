@@ -242,6 +242,16 @@ impl PinnedFd {
         Metadata::of(&self.fd, name).map_err(self.fail_at("statx", name))
     }
 
+    /// Whether something is mounted on the entry `name`, found without asking what is mounted.
+    ///
+    /// # Errors
+    /// The entry does not exist, and I/O errors.
+    pub fn is_mount_point(&self, name: impl AsRef<OsStr>) -> Result<bool> {
+        let name = entry_name(name.as_ref())?;
+        let inside = Metadata::of_mount(&self.fd, name).map_err(self.fail_at("statx", name))?;
+        Ok(!inside.same_mount(&self.metadata()?))
+    }
+
     /// The target of the link `name`.
     ///
     /// # Errors

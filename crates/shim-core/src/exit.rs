@@ -2,15 +2,20 @@
 //!
 //! The file, not the event, is the truth: it is durable before anybody is told, so a daemon that
 //! was away finds the exact code and time. Written beside its final name, synced, renamed, and
-//! the directory synced.
+//! the directory synced. The space is taken when the task is made: a container that fills the disk
+//! does not keep its own end from being recorded.
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+/// More bytes than an exit file has, and one block at most.
+const LARGEST: u64 = 1024;
 
 /// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +42,17 @@ pub struct ExitFile {
 }
 
 impl ExitFile {
+    /// Takes the space that [`ExitFile::write`] to `path` will need, where the file system can.
+    ///
+    /// # Errors
+    /// The file cannot be made, or there is no space.
+    pub fn reserve(path: &Path) -> io::Result<()> {
+        match fallocate(&open(path)?, FallocateFlags::empty(), 0, LARGEST) {
+            Err(Errno::OPNOTSUPP) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Writes it to `path`, durably.
     ///
     /// # Errors
@@ -45,13 +61,12 @@ impl ExitFile {
         let mut text = serde_json::to_vec(self)?;
         text.push(b'\n');
         let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let temporary = path.with_extension("tmp");
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::open(&temporary, flags, Mode::from_raw_mode(0o600))?);
+        let mut file = open(path)?;
+        // Over what is reserved: emptied first, the file would give its space away.
         file.write_all(&text)?;
+        file.set_len(text.len() as u64)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
+        std::fs::rename(temporary(path), path)?;
         File::open(directory)?.sync_all()
     }
 
@@ -62,6 +77,15 @@ impl ExitFile {
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&std::fs::read(path)?)?)
     }
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(temporary(path), flags, Mode::from_raw_mode(0o600))?))
 }
 
 #[cfg(test)]
@@ -79,6 +103,8 @@ mod tests {
             exited_at: "2026-01-02T03:04:05.000000006Z".parse().unwrap(),
             oom_killed: true,
         };
+        ExitFile::reserve(&path).unwrap();
+        assert!(!path.exists());
         file.write(&path).unwrap();
         assert_eq!(ExitFile::read(&path).unwrap(), file);
         assert_eq!(

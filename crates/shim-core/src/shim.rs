@@ -29,7 +29,7 @@ use crate::console::ConsoleSocket;
 use crate::container::{Container, Parts};
 use crate::error::TaskError;
 use crate::events::Publisher;
-use crate::exit::Exit;
+use crate::exit::{Exit, ExitFile};
 use crate::io::{Command, Framing, IoThread, Key, Log, NewSession, StdinEnd};
 use crate::mounts;
 use crate::options::TaskOptions;
@@ -212,6 +212,9 @@ impl Shim {
             Some(log) if endpoints.attachable() => Some(open_log(log)?),
             _ => None,
         };
+        if let Some(path) = &options.exit_file {
+            ExitFile::reserve(path).map_err(TaskError::io("make", path))?;
+        }
         if let (Some(path), true) = (&options.io_socket, endpoints.attachable()) {
             let listener = listen(path)?;
             self.io.send(Command::Listen { container: Arc::clone(&id), listener }).await;

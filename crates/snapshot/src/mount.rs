@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use pouch_rootfd::RootFd;
-use pouch_types::ContainerId;
+use pouch_types::{Classified, ContainerId, ErrorKind};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -66,21 +66,32 @@ impl Overlay {
     pub(crate) fn probe(root: &RootFd, config: &SnapshotConfig) -> Result<Self> {
         let fail = |source| SnapshotError::Overlay { path: config.root.clone(), source };
         let name = random_name()?;
-        for part in ["a", "b", "upper", "work"] {
-            root.create_dir_all(format!("s/{name}/{part}"), 0o700)?;
-        }
+        let parts = ["a", "b", "upper", "work"];
+        let made = parts
+            .iter()
+            .try_for_each(|part| root.create_dir_all(format!("s/{name}/{part}"), 0o700).map(drop));
         let base = config.root.join("s").join(&name);
-        let lower = [base.join("a"), base.join("b")];
-        let (upper, work) = (base.join("upper"), base.join("work"));
-        let own = Some((upper.as_path(), work.as_path()));
         let mut overlay = Self { off: Vec::new(), lower_by_lower: true };
-        let mut mounted = overlay.mount_new(&lower, own);
-        if mounted.is_err() {
-            overlay.lower_by_lower = false;
-            mounted = overlay.mount_old(config, &lower, own);
-        }
-        let mounted = mounted.map(drop);
+        let mut mounted = match &made {
+            Ok(()) => {
+                let (upper, work) = (base.join("upper"), base.join("work"));
+                let own = Some((upper.as_path(), work.as_path()));
+                overlay.try_one(config, &[base.join("a"), base.join("b")], own)
+            }
+            Err(_) => Err(Errno::NOSPC.into()),
+        };
         discard(&root.resolve("s")?, name.as_ref(), &root.resolve("t")?, When::Now)?;
+        match made {
+            Err(error) if error.kind() != ErrorKind::ResourceExhausted => return Err(error.into()),
+            _ => {}
+        }
+        if mounted.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::StorageFull) {
+            // Who cannot start cannot remove either: on a full disk a mount must do that makes
+            // nothing below it.
+            overlay.lower_by_lower = true;
+            mounted =
+                overlay.try_one(config, &[config.root.join("l"), config.root.join("c")], None);
+        }
         mounted.map_err(fail)?;
         // The module is loaded now, so its parameters can be seen.
         for (parameter, option) in [
@@ -94,6 +105,21 @@ impl Overlay {
             }
         }
         Ok(overlay)
+    }
+
+    /// Mounts and lets go, in the old way when the new one fails, and notes which it was.
+    fn try_one(
+        &mut self,
+        config: &SnapshotConfig,
+        lower: &[PathBuf],
+        own: Option<(&Path, &Path)>,
+    ) -> io::Result<()> {
+        let mut mounted = self.mount_new(lower, own);
+        if mounted.is_err() {
+            self.lower_by_lower = false;
+            mounted = self.mount_old(config, lower, own);
+        }
+        mounted.map(drop)
     }
 
     /// The mount of `stack` for a shim.

@@ -147,11 +147,15 @@ impl Store {
     /// # Errors
     /// [`OpenError`]: no access, no space, or a schema of a newer build.
     pub fn open(path: &std::path::Path, schemas: &[Schema]) -> Result<Opened, OpenError> {
+        let mut reserve = reserve::Reserve::beside(path);
+        reserve.make_room();
         let (writing, reading, quarantined) = open::open(path, schemas)?;
+        // What was just released is the log's before anybody else takes it.
+        reserve.extend_log();
         let (sender, receiver) = mpsc::channel(writer::QUEUE);
         let notice = backup::Notice::default();
         backup::spawn(path, notice.clone())?;
-        writer::spawn(writing, receiver, reserve::Reserve::beside(path), notice)?;
+        writer::spawn(writing, receiver, reserve, notice)?;
         let store = Self { writer: sender, reader: Arc::new(std::sync::Mutex::new(reading)) };
         Ok(Opened { store, quarantined })
     }

@@ -40,16 +40,20 @@ impl Reserve {
         Self { path, log: beside("-wal"), held }
     }
 
+    /// Releases the file when the disk is nearly full and the log, which an orderly end removes, has
+    /// no blocks either. Called before the database is opened.
+    pub(crate) fn make_room(&mut self) {
+        let full = self.free().is_some_and(|free| free < NEARLY_FULL);
+        if self.held && full && self.log_left() < MARGIN {
+            self.release();
+        }
+    }
+
     /// Releases or takes what is held by what is free now. Called before each commit.
     pub(crate) fn adjust(&mut self) {
-        let Some(directory) = self.path.parent() else { return };
-        let Ok(fs) = statvfs(directory) else { return };
-        let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+        let Some(free) = self.free() else { return };
         if self.held && free < NEARLY_FULL && self.log_left() < MARGIN {
-            tracing::warn!(path = %self.path.display(), "the disk is full: releasing the reserve");
-            // Failure leaves things as they are; the commit will say what is full.
-            let _ = File::create(&self.path);
-            self.held = false;
+            self.release();
         } else if free > PLENTY {
             if !self.held {
                 let mut options = OpenOptions::new();
@@ -61,6 +65,18 @@ impl Reserve {
         }
     }
 
+    fn free(&self) -> Option<u64> {
+        let fs = statvfs(self.path.parent()?).ok()?;
+        Some(fs.f_bavail.saturating_mul(fs.f_frsize))
+    }
+
+    fn release(&mut self) {
+        tracing::warn!(path = %self.path.display(), "the disk is full: releasing the reserve");
+        // Failure leaves things as they are; the commit will say what is full.
+        let _ = File::create(&self.path);
+        self.held = false;
+    }
+
     /// Bytes of the log's blocks that were never written. Below its end the log is written over.
     fn log_left(&self) -> u64 {
         let Ok(log) = std::fs::metadata(&self.log) else { return 0 };
@@ -68,8 +84,8 @@ impl Reserve {
         (log.blocks() * 512).saturating_sub(log.len())
     }
 
-    /// Opening the log beside SQLite is safe, unlike the database: it holds no locks on it.
-    fn extend_log(&self) {
+    /// Takes the log's blocks. Opening the log beside SQLite is safe, unlike the database: it holds no locks on it.
+    pub(crate) fn extend_log(&self) {
         let Ok(log) = std::fs::metadata(&self.log) else { return };
         if log.blocks() * 512 < HELD
             && let Ok(file) = OpenOptions::new().write(true).open(&self.log)

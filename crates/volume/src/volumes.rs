@@ -295,7 +295,7 @@ impl Volumes {
         }
     }
 
-    /// The volume's content, for copying into it or out of it.
+    /// The volume's content, for copying into it or out of it. Waits for what is mounted there.
     ///
     /// # Errors
     /// I/O errors.
@@ -323,8 +323,8 @@ impl Volumes {
     /// # Errors
     /// I/O errors.
     pub async fn size(&self, name: &VolumeName) -> Result<u64> {
-        let data = self.open_data(name)?;
-        blocking(move || crate::prune::size_of(&data)).await
+        let (this, name) = (self.clone(), name.clone());
+        blocking(move || crate::prune::size_of(&this.open_data(&name)?)).await
     }
 
     /// Removes a volume and its content.

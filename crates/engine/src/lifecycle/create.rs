@@ -115,7 +115,14 @@ async fn create(
         Ok(record) => record,
         Err(error) => {
             undo(&engine, &id).await;
-            return Err(error);
+            return Err(match error.kind() {
+                // The floors below name what they made by its path below their own roots.
+                ErrorKind::ResourceExhausted => EngineError::new(
+                    error.kind(),
+                    format!("in {}: {}", engine.config.data_root.display(), error.text()),
+                ),
+                _ => error,
+            });
         }
     };
     failpoint::hit("create:committed");
@@ -261,7 +268,7 @@ async fn check(engine: &Inner, spec: &ContainerSpec) -> Result<Vec<String>, Engi
 }
 
 /// Builds the specification as a start will, for what it refuses and what it warns of. Only what is
-/// found in the root file system, by mounts and by names is left to the start.
+/// found in the root file system, by the sources of mounts and by names is left to the start.
 fn rehearse(
     engine: &Inner,
     id: &ContainerId,
@@ -274,7 +281,7 @@ fn rehearse(
         user: &ResolvedUser::default(),
         hostname: "",
         environment: &[],
-        mounts: &[],
+        mounts: &super::mounts::foreseen(spec),
         namespaces: &super::namespaces::foreseen(spec),
         init_path: engine.config.init_binary.to_str(),
         selinux: None,

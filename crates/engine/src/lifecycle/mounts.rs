@@ -48,7 +48,7 @@ pub(crate) async fn resolve(
         if points.contains_key(destination) {
             continue;
         }
-        let mount = anonymous(destination);
+        let mount = anonymous_at(destination);
         let point = point(engine, &mount, &spec.volume_driver, warnings).await?;
         points.insert(destination.clone(), point);
     }
@@ -58,7 +58,7 @@ pub(crate) async fn resolve(
     Ok(points.into_values().collect())
 }
 
-fn anonymous(destination: &str) -> MountSpec {
+fn anonymous_at(destination: &str) -> MountSpec {
     MountSpec {
         destination: destination.to_owned(),
         kind: MountKind::Volume {
@@ -154,7 +154,9 @@ async fn fill(engine: &Inner, id: &ContainerId, point: &MountPoint) -> Result<()
         return Ok(());
     };
     let doing = || format!("fill the volume {name} from the image");
-    let into = engine.volumes.open_data(name).map_err(|e| EngineError::wrap(doing(), e))?;
+    let (volumes, opened, failed) = (engine.volumes.clone(), name.clone(), doing());
+    let open = move || volumes.open_data(&opened).map_err(|e| EngineError::wrap(failed, e));
+    let into = look(format!("the volume {name}"), open).await?;
     let root =
         engine.snapshots.mount_detached(id).await.map_err(|e| EngineError::wrap(doing(), e))?;
     match root.metadata(&point.spec.destination) {
@@ -170,6 +172,30 @@ async fn fill(engine: &Inner, id: &ContainerId, point: &MountPoint) -> Result<()
         .await
         .map(drop)
         .map_err(|e| EngineError::wrap(doing(), e))
+}
+
+/// The mounts that a container asks for, as far as they are known without their sources.
+pub(crate) fn foreseen(spec: &ContainerSpec) -> Vec<ResolvedMount> {
+    let anonymous = spec.volumes.iter().filter(|destination| {
+        let taken = |mount: &MountSpec| mount.destination == **destination;
+        !spec.mounts.iter().any(taken)
+    });
+    let anonymous = anonymous.map(|destination| anonymous_at(destination));
+    let all = spec.mounts.iter().cloned().chain(anonymous);
+    all.map(|mount| ResolvedMount {
+        destination: mount.destination,
+        kind: match mount.kind {
+            MountKind::Tmpfs { size, mode, options } => ResolvedKind::Tmpfs { size, mode, options },
+            MountKind::Bind { .. } | MountKind::Volume { .. } => ResolvedKind::Bind {
+                source: "/".to_owned(),
+                non_recursive: false,
+                source_propagation: SourcePropagation::Unknown,
+            },
+        },
+        access: Access::ReadWrite,
+        propagation: None,
+    })
+    .collect()
 }
 
 /// The mounts of a run, with every source in place: the user's and the name files.
@@ -230,10 +256,13 @@ async fn resolved(
                 None => root,
                 Some(subpath) => {
                     // Resolved inside the volume; the runtime mounts what the path then names.
-                    engine
-                        .volumes
-                        .resolve_subpath(name, subpath)
-                        .map_err(|e| EngineError::wrap(doing(), e))?;
+                    let (volumes, volume) = (engine.volumes.clone(), name.clone());
+                    let (inside, failed) = (subpath.clone(), doing());
+                    let resolve = move || {
+                        let found = volumes.resolve_subpath(&volume, &inside);
+                        found.map(drop).map_err(|e| EngineError::wrap(failed, e))
+                    };
+                    look(format!("the volume {name}"), resolve).await?;
                     root.join(subpath)
                 }
             };
@@ -254,55 +283,58 @@ async fn resolved(
     })
 }
 
-/// Time that a mount source on the host gets to answer: a file server may be gone.
+/// Time that a mount source gets to answer: a file server may be gone.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
 /// Looks at mount sources that may hang in the kernel at the same time.
 static LOOKS: Semaphore = Semaphore::const_new(64);
 
 /// Whether there is something at `source`, links followed: the host path is the administrator's.
 async fn exists(source: &str) -> Result<bool, EngineError> {
-    look(source, |path| Ok(path.exists())).await
+    let path = source.to_owned();
+    look(format!("mount source path '{source}'"), move || Ok(Path::new(&path).exists())).await
 }
 
 /// `-v` makes a missing directory.
 async fn make_source(source: &str) -> Result<(), EngineError> {
-    look(source, |path| match std::fs::metadata(path) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => std::fs::create_dir_all(path),
-        Err(e) => Err(e),
-    })
-    .await
+    let path = source.to_owned();
+    let make = move || {
+        let made = match std::fs::metadata(&path) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => std::fs::create_dir_all(&path),
+            Err(e) => Err(e),
+        };
+        let failed = || format!("error while creating mount source path '{path}'");
+        made.map_err(|e| EngineError::io(failed(), e))
+    };
+    look(format!("mount source path '{source}'"), make).await
 }
 
-/// Asks the host's file system about `source`, on a thread of its own: a thread that hangs in the
-/// kernel never comes back, and in a pool it would be missed, at the daemon's end too.
+/// Asks a file system about `what`, on a thread of its own: one that hangs in the kernel never comes
+/// back, and in a pool it would be missed.
 async fn look<T: Send + 'static>(
-    source: &str,
-    work: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
+    what: String,
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
-    let path = source.to_owned();
-    let failed =
-        |e| EngineError::io(format!("error while creating mount source path '{source}'"), e);
+    let lost = |e: String| EngineError::new(ErrorKind::Internal, e);
     let asked = async {
-        let permit = LOOKS.acquire().await.map_err(std::io::Error::other)?;
+        let permit = LOOKS.acquire().await.map_err(|e| lost(e.to_string()))?;
         let (reply, answer) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new().name("mount-source".to_owned()).stack_size(128 * 1024).spawn(
-            move || {
+        std::thread::Builder::new()
+            .name("mount-source".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || {
                 // Nobody listens after the deadline.
-                let _ = reply.send(work(Path::new(&path)));
+                let _ = reply.send(work());
                 drop(permit);
-            },
-        )?;
-        answer.await.map_err(std::io::Error::other)?
+            })
+            .map_err(|e| EngineError::io(format!("start a thread for {what}"), e))?;
+        answer.await.map_err(|e| lost(e.to_string()))?
     };
     match tokio::time::timeout(SOURCE_PATIENCE, asked).await {
-        Ok(result) => result.map_err(failed),
+        Ok(result) => result,
         Err(_) => Err(EngineError::new(
             ErrorKind::DeadlineExceeded,
-            format!(
-                "mount source path '{source}' did not answer within {} s",
-                SOURCE_PATIENCE.as_secs()
-            ),
+            format!("{what} did not answer within {} s", SOURCE_PATIENCE.as_secs()),
         )),
     }
 }
