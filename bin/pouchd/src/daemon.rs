@@ -12,7 +12,7 @@ use pouch_content::ContentStore;
 use pouch_engine::{Engine, EngineError, Rebuild, Seams};
 use pouch_image::Images;
 use pouch_network::Networks;
-use pouch_registry::{Registry, RegistryConfig};
+use pouch_registry::Registry;
 use pouch_snapshot::{SnapshotConfig, Snapshotter};
 use pouch_store::Store;
 use pouch_volume::{VolumeConfig, Volumes};
@@ -126,8 +126,8 @@ pub(crate) async fn run(
     let api = ApiConfig {
         telemetry: Some(telemetry.clone()),
         allowed_origins: Vec::new(),
-        registry_mirrors: settings.registry_mirrors.clone(),
-        insecure_registries: settings.insecure_registries.clone(),
+        registry_mirrors: settings.registry.mirrors.clone(),
+        insecure_registries: settings.registry.insecure.clone(),
         debug: settings.log_level == "debug",
     };
     if let Some(address) = settings.metrics {
@@ -175,15 +175,11 @@ async fn open_engine(settings: &Settings) -> Result<Engine, DaemonError> {
     };
     let snapshots =
         Snapshotter::open(snapshots, store.clone()).await.map_err(seam("snapshotter"))?;
-    let registry = RegistryConfig {
-        insecure: settings.insecure_registries.clone(),
-        ..RegistryConfig::default()
-    };
     let images = Images::open(
         store.clone(),
         ContentStore::open(&config.data_root.join("content")).map_err(seam("content store"))?,
         Arc::new(snapshots.clone()),
-        Registry::new(registry).map_err(seam("registry client"))?,
+        Registry::new(settings.registry.clone()).map_err(seam("registry client"))?,
     )
     .await
     .map_err(seam("images"))?;

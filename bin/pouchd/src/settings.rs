@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use pouch_containerd::CgroupDriver;
 use pouch_engine::{EngineConfig, RuntimeConfig};
 use pouch_network::{Forwarding, Icc, Masquerade, NetworkConfig, Subnet};
+use pouch_registry::{RegistryConfig, RegistryError};
 use pouch_types::spec::{CgroupnsMode, LogDriver, LogSpec, Ulimit};
 
 use crate::args::Args;
@@ -14,6 +15,11 @@ use crate::config::{Backend, ConfigError, FileConfig};
 
 /// The runtime that is always there.
 const OWN_RUNTIME: &str = "pouch-runtime";
+
+/// Our own directory of `hosts.toml`, which comes before those that are configured.
+const HOSTS_DIR: &str = "/etc/pouch/hosts.d";
+/// Certificates of registries, where docker has them.
+const CERTS_DIR: &str = "/etc/docker/certs.d";
 
 /// Everything that the daemon needs to know.
 #[derive(Debug, Clone)]
@@ -25,8 +31,7 @@ pub(crate) struct Settings {
     pub(crate) group: Option<String>,
     pub(crate) pidfile: PathBuf,
     pub(crate) log_level: String,
-    pub(crate) insecure_registries: Vec<String>,
-    pub(crate) registry_mirrors: Vec<String>,
+    pub(crate) registry: RegistryConfig,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) tls: Option<Tls>,
 }
@@ -55,6 +60,7 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, ConfigError> {
 impl Settings {
     pub(crate) fn resolve(args: Args, file: FileConfig) -> Result<Self, ConfigError> {
         refuse_unsupported(&args, &file)?;
+        let registry = registry(&args, &file)?;
         let data_root =
             args.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/pouch".into());
         let exec_root = args.exec_root.or(file.exec_root).unwrap_or_else(|| "/run/pouch".into());
@@ -170,8 +176,7 @@ impl Settings {
             group: args.group.or(file.group),
             pidfile: args.pidfile.or(file.pidfile).unwrap_or_else(|| "/var/run/pouchd.pid".into()),
             log_level,
-            insecure_registries: or(args.insecure_registries, file.insecure_registries),
-            registry_mirrors: or(args.registry_mirrors, file.registry_mirrors),
+            registry,
             metrics,
             tls,
         })
@@ -229,6 +234,37 @@ fn tls(
         _ if verify => refuse("tlsverify needs tlscacert, tlscert and tlskey"),
         _ => Ok(None),
     }
+}
+
+/// How registries are spoken to. Files of single registries are read when they are needed, so that
+/// a bad one costs its registry and not the daemon; only `--validate` reads them all.
+fn registry(args: &Args, file: &FileConfig) -> Result<RegistryConfig, ConfigError> {
+    let or = |own: &Vec<String>, file: &Option<Vec<String>>| {
+        if own.is_empty() { file.clone().unwrap_or_default() } else { own.clone() }
+    };
+    let mut hosts_dirs = vec![PathBuf::from(HOSTS_DIR)];
+    hosts_dirs.extend(file.registry_hosts_dirs.iter().flatten().cloned());
+    let certs_dirs =
+        file.registry_certs_dirs.clone().unwrap_or_else(|| vec![PathBuf::from(CERTS_DIR)]);
+    for (name, dirs) in [("registry-hosts-dirs", &hosts_dirs), ("registry-certs-dirs", &certs_dirs)]
+    {
+        if let Some(dir) = dirs.iter().find(|dir| !dir.is_absolute()) {
+            return refuse(format!("{name}: {} is not an absolute path", dir.display()));
+        }
+    }
+    let mut config = RegistryConfig {
+        insecure: or(&args.insecure_registries, &file.insecure_registries),
+        mirrors: or(&args.registry_mirrors, &file.registry_mirrors),
+        dragonfly: file.dragonfly.clone().filter(|url| !url.is_empty()),
+        ..RegistryConfig::default()
+    };
+    let wrong = |e: RegistryError| ConfigError::Value(pouch_types::error::chain(&e));
+    config.validate().map_err(wrong)?;
+    (config.hosts_dirs, config.certs_dirs) = (hosts_dirs, certs_dirs);
+    if args.validate {
+        config.validate().map_err(wrong)?;
+    }
+    Ok(config)
 }
 
 fn runtimes(
@@ -353,4 +389,62 @@ fn parse_bip(text: &str) -> Result<(Subnet, std::net::Ipv4Addr), ConfigError> {
 fn read_profile(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn resolve(flags: &[&str], file: &str) -> Result<Settings, String> {
+        let args = Args::parse_from([&["pouchd"], flags].concat());
+        let file = serde_json::from_str(file).unwrap();
+        Settings::resolve(args, file).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn registries_are_configured_as_docker_and_containerd_do() {
+        let file = r#"{"registry-mirrors": ["https://m.lan"], "insecure-registries": ["10.0.0.0/8"],
+            "registry-hosts-dirs": ["/etc/containerd/certs.d"],
+            "dragonfly": "http://127.0.0.1:4001"}"#;
+        let registry = resolve(&[], file).unwrap().registry;
+        assert_eq!(registry.mirrors, ["https://m.lan"]);
+        assert_eq!(registry.insecure, ["10.0.0.0/8"]);
+        assert_eq!(registry.dragonfly.as_deref(), Some("http://127.0.0.1:4001"));
+        let dirs = ["/etc/pouch/hosts.d", "/etc/containerd/certs.d"].map(PathBuf::from);
+        assert_eq!(registry.hosts_dirs, dirs);
+        assert_eq!(registry.certs_dirs, [PathBuf::from("/etc/docker/certs.d")]);
+        let registry = resolve(&["--registry-mirror", "http://other"], file).unwrap().registry;
+        assert_eq!(registry.mirrors, ["http://other"]);
+    }
+
+    #[test]
+    fn wrong_registry_settings_are_named() {
+        for (file, want) in [
+            (r#"{"registry-mirrors": ["m.lan:5000"]}"#, "registry-mirrors: \"m.lan:5000\""),
+            (r#"{"registry-mirrors": ["https://m/x"]}"#, "registry-mirrors"),
+            (r#"{"dragonfly": "4001"}"#, "dragonfly: \"4001\""),
+            (r#"{"registry-hosts-dirs": ["certs.d"]}"#, "registry-hosts-dirs: certs.d"),
+        ] {
+            let error = resolve(&[], file).unwrap_err();
+            assert!(error.contains(want), "{file}: {error}");
+        }
+    }
+
+    #[test]
+    fn validation_reads_the_files_of_registries() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = dir.path().join("reg.lan");
+        std::fs::create_dir(&host).unwrap();
+        std::fs::write(host.join("hosts.toml"), "[host.\"https://m\"]\ncapabilities = [\"x\"]")
+            .unwrap();
+        let path = dir.path().display();
+        let file = format!(
+            r#"{{"registry-hosts-dirs": ["{path}"], "registry-certs-dirs": ["{path}/none"]}}"#
+        );
+        assert!(resolve(&[], &file).is_ok(), "a bad file costs its registry, not the daemon");
+        let error = resolve(&["--validate"], &file).unwrap_err();
+        assert!(error.contains("reg.lan/hosts.toml") && error.contains("capabilities"), "{error}");
+    }
 }

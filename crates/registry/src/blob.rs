@@ -316,41 +316,37 @@ impl BlobStream {
     /// another [`crate::Repository::blob`].
     pub async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
         self.plan();
-        loop {
-            if self.position < self.reader.end {
-                if let Some(bytes) = self.reader.next().await? {
-                    self.position += bytes.len() as u64;
-                    return Ok(Some(bytes));
-                }
-                // Only the end of the part ends a reader.
-                self.position = self.reader.end;
+        if self.position < self.reader.end {
+            if let Some(bytes) = self.reader.next().await? {
+                self.position += bytes.len() as u64;
+                return Ok(Some(bytes));
             }
-            if self.position >= self.size {
-                if self.planned == self.reader.end {
-                    self.reader.check_end().await?;
-                }
-                return Ok(None);
-            }
-            if self.current.as_ref().is_none_or(|range| self.position >= range.end) {
-                self.current = self.ahead.pop_front();
-                self.plan();
-            }
-            let received = match &mut self.current {
-                Some(range) => range.chunks.recv().await,
-                None => None,
-            };
-            let Some(bytes) = received else {
-                // A task that ends early has said why; one that was killed with its runtime has
-                // not.
-                return Err(RegistryError::Protocol {
-                    host: self.reader.session.reference.domain().to_owned(),
-                    why: "was left in the middle of a download".to_owned(),
-                });
-            };
-            let bytes = bytes?;
-            self.position += bytes.len() as u64;
-            return Ok(Some(bytes));
+            // Only the end of its part ends a reader.
+            self.position = self.reader.end;
         }
+        if self.position >= self.size {
+            if self.planned == self.reader.end {
+                self.reader.check_end().await?;
+            }
+            return Ok(None);
+        }
+        if self.current.as_ref().is_none_or(|range| self.position >= range.end) {
+            self.current = self.ahead.pop_front();
+            self.plan();
+        }
+        let received = match &mut self.current {
+            Some(range) => range.chunks.recv().await,
+            None => None,
+        };
+        // A task that ends early has said why; one that was killed with its runtime has not.
+        let bytes = received.unwrap_or_else(|| {
+            Err(RegistryError::Protocol {
+                host: self.reader.session.reference.domain().to_owned(),
+                why: "was left in the middle of a download".to_owned(),
+            })
+        })?;
+        self.position += bytes.len() as u64;
+        Ok(Some(bytes))
     }
 
     /// Sets ranges going, up to the allowed number with the one that is read.

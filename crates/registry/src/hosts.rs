@@ -118,7 +118,7 @@ fn read(path: &Path) -> Result<Option<Hosts>, RegistryError> {
         let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count());
         fail(HostsError::Parse { line: line.max(1), message: e.message().to_owned() })
     })?;
-    let dir = path.parent().unwrap_or(Path::new("/"));
+    let dir = path.parent().unwrap_or_else(|| Path::new("/"));
     parse(&table, path, dir).map(Some)
 }
 

@@ -7,7 +7,7 @@ use crate::Registry;
 use crate::auth::{Challenge, Credentials, secret};
 use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
-use crate::source::{Kind, sources};
+use crate::source::{Kind, registry, sources};
 use crate::token::{Authorizer, Keep};
 use crate::transport::{Request, bare};
 
@@ -38,17 +38,16 @@ impl Registry {
     ) -> Result<Login, RegistryError> {
         let inner = std::sync::Arc::clone(&self.0);
         let domain = domain(host).to_owned();
-        let found = tokio::task::spawn_blocking({
-            let inner = std::sync::Arc::clone(&inner);
+        let look = {
+            let (inner, domain) = (std::sync::Arc::clone(&inner), domain.clone());
             move || sources(&domain, &inner)
-        })
-        .await;
-        let found = found.unwrap_or_else(|_| Ok(Vec::new()))?;
-        let origin = found.into_iter().rfind(|source| source.kind == Kind::Origin);
-        let Some(origin) = origin else {
-            let why = "has no registry".to_owned();
-            return Err(RegistryError::Protocol { host: host.to_owned(), why });
         };
+        let found = tokio::task::spawn_blocking(look).await.unwrap_or_else(|_| Ok(Vec::new()))?;
+        let origin = found
+            .into_iter()
+            // Another host in the registry's place gets none of its credentials.
+            .rfind(|source| source.kind == Kind::Origin && source.is_home_of(&domain))
+            .unwrap_or_else(|| registry(&domain));
         let endpoint = origin.endpoint(&inner).await?;
         let first = self.ping(&endpoint, None).await?;
         if first.status().is_success() {

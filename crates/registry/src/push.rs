@@ -85,7 +85,7 @@ impl Repository {
                 .find(able)
                 .ok_or_else(|| RegistryError::NoPush(self.reference().domain().to_owned()))?;
             let endpoint = source.endpoint(session.inner()).await?;
-            let home = source.is_home_of(self.reference().domain(), &session.inner().endpoints);
+            let home = source.is_home_of(self.reference().domain());
             let credentials =
                 if home { self.push.credentials.clone() } else { Credentials::Anonymous };
             let scopes = vec![format!("repository:{}:pull,push", self.reference().path())];

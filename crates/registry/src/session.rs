@@ -68,7 +68,7 @@ impl Session {
         let scopes = vec![format!("repository:{}:pull", reference.path())];
         let own = Arc::new(Authorizer::new(credentials, scopes.clone()));
         let sources = sources.into_iter().map(|source| {
-            let home = source.is_home_of(reference.domain(), &registry.endpoints);
+            let home = source.is_home_of(reference.domain());
             let authorizer = match source.kind {
                 // It is led to the registry, with what the registry wants to see.
                 Kind::Dragonfly => Arc::clone(&own),
@@ -274,7 +274,6 @@ impl Session {
         };
         let registry = origin.endpoint(&self.registry).await?;
         tell_dragonfly(&mut request.headers, &registry.base, want);
-        let is_token = |value: &HeaderValue| value.as_bytes().starts_with(b"Bearer ");
         let mut token = authorizer.current().await.filter(is_token);
         for _ in 0..2 {
             let response =
@@ -306,17 +305,12 @@ impl Session {
         let retry_after = retry_after(&response);
         let (source, authorizer) = &self.sources[turn.source];
         let from_registry = source.kind == Kind::Dragonfly && is_backend(response.headers());
-        // Without a token the answer may be to our missing password, which Dragonfly never sees.
-        let asked = authorizer.current().await.is_some()
-            || *authorizer.credentials() == Credentials::Anonymous;
-        let is_verdict = from_registry
-            && (status == 404
-                || matches!(status, 401 | 403)
-                    && asked
-                    && !authorizer
-                        .current()
-                        .await
-                        .is_some_and(|value| !value.as_bytes().starts_with(b"Bearer ")));
+        // A refusal may be for want of the password, which Dragonfly never sees.
+        let is_best = match authorizer.current().await {
+            Some(value) => is_token(&value),
+            None => *authorizer.credentials() == Credentials::Anonymous,
+        };
+        let is_verdict = from_registry && (status == 404 || matches!(status, 401 | 403) && is_best);
         let error = self.failure(response, ask, turn.haste).await;
         Fault { error, retry_after, is_verdict }
     }
@@ -365,6 +359,10 @@ impl Session {
             }
         }
     }
+}
+
+fn is_token(value: &HeaderValue) -> bool {
+    value.as_bytes().starts_with(b"Bearer ")
 }
 
 /// Sends a request as we are, then with what the challenge wants, then once more because a token

@@ -111,13 +111,8 @@ pub(crate) fn sources(domain: &str, inner: &Inner) -> Result<Vec<Source>, Regist
             let (headers, identity) =
                 server.unwrap_or_else(|| (HeaderMap::new(), Identity::default()));
             let identity = if identity.is_empty() { hosts.identity } else { identity };
-            Source {
-                kind: Kind::Origin,
-                place: Place::Registry { domain: domain.to_owned(), identity },
-                capabilities: Capabilities::ALL,
-                headers,
-                namespace: None,
-            }
+            let place = Place::Registry { domain: domain.to_owned(), identity };
+            Source { place, headers, ..registry(domain) }
         }
     };
     sources.push(origin);
@@ -190,16 +185,16 @@ impl Source {
     }
 
     /// Whether the credentials for the registry `domain` are credentials for this place too.
-    pub(crate) fn is_home_of(&self, domain: &str, endpoints: &Endpoints) -> bool {
+    pub(crate) fn is_home_of(&self, domain: &str) -> bool {
         let Place::Known(endpoint) = &self.place else { return true };
         let Ok(own) = crate::endpoint::https(crate::endpoint::host_of(domain)) else {
             return false;
         };
-        let mut plain = own.clone();
+        // Plain HTTP to the same host is what somebody configured for it.
         same_origin(&own, &endpoint.base)
-            || endpoints.is_insecure(&own)
-                && plain.set_scheme("http").is_ok()
-                && same_origin(&plain, &endpoint.base)
+            || endpoint.base.scheme() == "http"
+                && own.host_str() == endpoint.base.host_str()
+                && own.port() == endpoint.base.port()
     }
 
     /// What the bench knows it by.
@@ -208,6 +203,18 @@ impl Source {
             Place::Known(endpoint) => endpoint.base.to_string(),
             Place::Registry { domain, .. } => domain.clone(),
         }
+    }
+}
+
+/// The registry by its own name, whatever may be configured in its place.
+pub(crate) fn registry(domain: &str) -> Source {
+    let place = Place::Registry { domain: domain.to_owned(), identity: Identity::default() };
+    Source {
+        kind: Kind::Origin,
+        place,
+        capabilities: Capabilities::ALL,
+        headers: HeaderMap::new(),
+        namespace: None,
     }
 }
 

@@ -15,6 +15,7 @@
 mod archive;
 mod census;
 mod daemon;
+mod fault;
 mod host;
 mod http;
 mod live;
@@ -27,13 +28,14 @@ mod wait;
 pub use archive::{Archive, busybox, docker_archive};
 pub use census::Census;
 pub use daemon::Daemon;
+pub use fault::{Fault, FaultProxy, Seen, dead_port};
 pub use host::Host;
 pub use http::{Answer, Connection};
 pub use live::Live;
 pub use netns::Netns;
 pub use outcome::Outcome;
 pub use programs::{have, program};
-pub use registry::Registry;
+pub use registry::{Access, LocalRegistry, Registry, RegistryOptions};
 pub use wait::{eventually, is_alive, within};
 
 /// Runs `test` on a fresh daemon with the image `busybox`.
