@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use pouch_containerd::{Loaded, LoadedTask};
 use pouch_store::StoreError;
 use pouch_types::ContainerId;
+use pouch_types::spec::MountKind;
 
 use crate::EngineError;
 use crate::container::actor::{self, Volatile};
@@ -226,7 +227,7 @@ async fn from_copies(engine: &Inner, known: &[Record]) -> Result<Vec<Record>, En
 
 /// What the state machine is told of a container that the backend still holds.
 async fn adopt(
-    engine: &Inner,
+    engine: &Arc<Inner>,
     record: &Record,
     found: &Loaded,
     now: Timestamp,
@@ -266,8 +267,32 @@ async fn adopt(
                 tracing::error!(container.id = %record.id, error, "endpoints unknown");
             }
         }
+        tell_volumes(engine, record);
     }
     (event, volatile)
+}
+
+/// Counts a running container among the users of its volumes, so that the end of another one does
+/// not unmount them. Not waited for: a volume's server may be gone.
+fn tell_volumes(engine: &Arc<Inner>, record: &Record) {
+    let id = record.id.clone();
+    let names: Vec<_> = record
+        .mounts
+        .iter()
+        .filter_map(|mount| match &mount.spec.kind {
+            MountKind::Volume { name, .. } => name.clone(),
+            _ => None,
+        })
+        .collect();
+    let volumes = engine.volumes.clone();
+    engine.tasks.spawn(async move {
+        for name in names {
+            if let Err(error) = volumes.attach(&name, &id).await {
+                let error = pouch_types::error::chain(&error);
+                tracing::error!(container.id = %id, volume = %name, error, "use is not known");
+            }
+        }
+    });
 }
 
 /// What it is told of a container that nobody holds: it ended, or never ran.

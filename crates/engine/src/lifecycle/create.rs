@@ -71,7 +71,7 @@ async fn create(
     pouch_oci::merge_image(&mut spec, &image_view(&image)?);
     spec.image = Some(image.id.clone());
     apply_defaults(&engine, &mut spec);
-    let mut warnings = check(&engine, &spec).await?;
+    let mut warnings = check(&engine, &mut spec).await?;
     let argv = pouch_oci::command(&spec.process)
         .map_err(|e| EngineError::wrap("the command cannot be run", e))?;
 
@@ -235,8 +235,8 @@ fn apply_defaults(engine: &Inner, spec: &mut ContainerSpec) {
     }
 }
 
-/// Refuses what cannot work, with the field's name; returns what the machine will not do as asked.
-async fn check(engine: &Inner, spec: &ContainerSpec) -> Result<Vec<String>, EngineError> {
+/// Refuses what cannot work, with the field's name; takes out what the machine cannot do and tells.
+async fn check(engine: &Inner, spec: &mut ContainerSpec) -> Result<Vec<String>, EngineError> {
     if let Some(runtime) = &spec.runtime
         && !engine.config.runtimes.contains_key(runtime)
     {
@@ -255,12 +255,8 @@ async fn check(engine: &Inner, spec: &ContainerSpec) -> Result<Vec<String>, Engi
     }
     crate::logs::check(&spec.log)?;
     super::namespaces::check(engine, spec)?;
-    let mut warnings: Vec<String> = engine
-        .support
-        .unsupported(&spec.resources)
-        .into_iter()
-        .map(|w| w.text.to_owned())
-        .collect();
+    let discarded = engine.support.clamp(&mut spec.resources);
+    let mut warnings: Vec<String> = discarded.into_iter().map(|w| w.text.to_owned()).collect();
     if matches!(spec.network.mode, NetworkMode::Host) && !spec.network.ports.is_empty() {
         warnings.push("Published ports are discarded when using host network mode".to_owned());
     }
