@@ -39,7 +39,6 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         "/build/cancel",
         "/session",
         "/grpc",
-        "/commit",
         "/plugins/{*rest}",
         "/containers/{id}/attach/ws",
         "/containers/{id}/checkpoints",

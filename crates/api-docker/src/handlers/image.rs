@@ -22,7 +22,7 @@ use pouch_registry::{Credentials, Platform, Wanted};
 use pouch_types::ImageRef;
 
 use super::container::until;
-use super::progress;
+use super::{progress, transfer};
 use crate::api::Shared;
 use crate::http::{ApiError, ApiResult, ApiVersion, JSON, Query, empty, ok};
 use crate::stream::ndjson::{Ending, line};
@@ -37,7 +37,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/images/load", post(load).delete(remove))
         .route("/images/prune", post(prune).delete(remove))
         .route("/images/get", get(save_named).delete(remove))
-        .route("/images/search", get(absent).delete(remove))
+        .route("/images/search", get(transfer::search).delete(remove))
         .route("/images/{*rest}", get(read).post(change).delete(remove))
         .route("/distribution/{*rest}", get(absent))
 }
@@ -93,12 +93,17 @@ async fn read(
 }
 
 /// `POST /images/{name}/…`.
-async fn change(State(api): State<Shared>, query: Query, uri: Uri) -> ApiResult<Response> {
+async fn change(
+    State(api): State<Shared>,
+    query: Query,
+    headers: HeaderMap,
+    uri: Uri,
+) -> ApiResult<Response> {
     let path = name_of(uri.path())?;
     let (name, verb) = path.rsplit_once('/').ok_or_else(page_not_found)?;
     match verb {
         "tag" => tag(&api, name, &query).await,
-        "push" => Ok(absent(Method::POST, uri).await.into_response()),
+        "push" => transfer::push(&api, name, &query, &headers).await,
         _ => Err(page_not_found()),
     }
 }
@@ -171,7 +176,7 @@ async fn list(State(api): State<Shared>, version: ApiVersion, query: Query) -> A
 }
 
 /// A tag for what has none; the tag may be a digest.
-fn reference(name: &str, tag: Option<&str>) -> ApiResult<ImageRef> {
+pub(super) fn reference(name: &str, tag: Option<&str>) -> ApiResult<ImageRef> {
     // `docker pull -a` once sent the colon without a tag.
     let parsed: ImageRef = name.strip_suffix(':').unwrap_or(name).parse()?;
     Ok(match tag {

@@ -10,6 +10,7 @@ mod network;
 mod output;
 mod progress;
 mod system;
+mod transfer;
 mod volume;
 
 use axum::Router;
@@ -27,6 +28,7 @@ pub(crate) fn routes(api: Shared) -> Router {
         .merge(network::routes())
         .merge(output::routes())
         .merge(system::routes())
+        .merge(transfer::routes())
         .merge(volume::routes())
         .with_state(api)
         .merge(absent::routes())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::get;
 use futures::{StreamExt, stream};
 use http::StatusCode;
 use jiff::Timestamp;
@@ -17,7 +17,6 @@ use pouch_docker_types::volume::VolumeUsage;
 use pouch_engine::{EventKind, Status, system};
 use serde_json::Value;
 
-use super::absent::not_supported;
 use super::container::summary;
 use crate::api::{Api, Shared};
 use crate::http::{ApiError, ApiResult, ApiVersion, Query, ok};
@@ -34,7 +33,6 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/info", get(info))
         .route("/events", get(events))
         .route("/system/df", get(disk_usage))
-        .route("/auth", post(not_supported))
 }
 
 async fn version(State(api): State<Shared>) -> ApiResult<Response> {

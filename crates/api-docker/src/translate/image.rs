@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use pouch_docker_types::Empty;
-use pouch_docker_types::container::HealthConfig;
+use pouch_docker_types::container::{ContainerConfig as Wire, HealthConfig};
 use pouch_docker_types::image::{
     GraphDriver, ImageConfig as WireConfig, ImageDelete, ImageHistory, ImageInspect, ImageMetadata,
     ImageSummary, RootFs,
 };
 use pouch_docker_types::progress::{ProgressDetail, ProgressMessage};
 use pouch_image::{Amount, ContainerConfig, Event, Image, LabelFilter, Removed, Step};
+use pouch_types::spec::ContainerSpec;
 
 use super::container::STORAGE_DRIVER;
 use super::time;
-use crate::http::ApiVersion;
+use crate::http::{ApiResult, ApiVersion};
 
 /// Back to the wire: JSON has no unsigned 64 bits in Go's structs.
 fn signed(bytes: u64) -> i64 {
@@ -122,6 +123,43 @@ fn write_config(config: &ContainerConfig) -> WireConfig {
     }
 }
 
+/// What a commit is to change of a container's configuration. Fields that no image has (host name,
+/// terminal, attached streams) are of no consequence, as in dockerd.
+///
+/// # Errors
+/// 400 for what a container could not have.
+pub(crate) fn read_config(config: Wire) -> ApiResult<ContainerConfig> {
+    super::process::read(config.clone(), &mut ContainerSpec::default())?;
+    let health = config.healthcheck.map(|health| pouch_image::HealthConfig {
+        test: health.test,
+        interval: health.interval,
+        timeout: health.timeout,
+        start_period: health.start_period,
+        start_interval: health.start_interval,
+        retries: health.retries,
+    });
+    Ok(ContainerConfig {
+        user: config.user,
+        exposed_ports: config
+            .exposed_ports
+            .into_keys()
+            .map(|port| if port.contains('/') { port } else { port + "/tcp" })
+            .collect(),
+        env: config.env.unwrap_or_default(),
+        entrypoint: config.entrypoint.map(Vec::from),
+        cmd: config.cmd.map(Vec::from),
+        volumes: config.volumes.unwrap_or_default().into_keys().collect(),
+        working_dir: config.working_dir,
+        labels: config.labels,
+        stop_signal: Some(config.stop_signal).filter(|signal| !signal.is_empty()),
+        stop_timeout: config.stop_timeout,
+        healthcheck: health,
+        args_escaped: config.args_escaped,
+        on_build: config.on_build.unwrap_or_default(),
+        shell: config.shell.map(Vec::from).unwrap_or_default(),
+    })
+}
+
 /// One line of `GET /images/{name}/history`.
 pub(crate) fn history(step: &Step) -> ImageHistory {
     let made = step.history.created.as_deref().and_then(|text| text.parse().ok());
@@ -163,6 +201,11 @@ pub(crate) fn progress(event: Event) -> ProgressMessage {
             progress_detail: Some(state.amount().map(detail).unwrap_or_default()),
             progress: state.amount().map(bar).unwrap_or_default(),
             ..status(state.status().to_owned())
+        },
+        Event::Mounted { id, from } => ProgressMessage {
+            id,
+            progress_detail: Some(ProgressDetail::default()),
+            ..status(format!("Mounted from {from}"))
         },
         Event::Pushed { tag, digest, size } => ProgressMessage {
             progress_detail: Some(ProgressDetail::default()),
