@@ -37,7 +37,7 @@ impl Engine {
         let output = tokio::time::timeout(PS_PATIENCE, ps)
             .await
             .map_err(|_| EngineError::new(ErrorKind::DeadlineExceeded, "ps did not end in time"))?;
-        match output {
+        let top = match output {
             Ok(output) if output.status.success() => parse_ps(&output.stdout, &pids),
             Ok(output) => {
                 let said = String::from_utf8_lossy(&output.stderr);
@@ -49,7 +49,11 @@ impl Engine {
                 Ok(from_proc(&pids))
             }
             Err(e) => Err(EngineError::io("run ps", e)),
-        }
+        }?;
+        let view = container.view();
+        let attributes = crate::engine::view_attributes(&view);
+        self.inner.announce_container("top", &view.id, attributes);
+        Ok(top)
     }
 
     /// One measurement. A container that does not run has none: `read` is empty then.

@@ -35,6 +35,14 @@ pub(crate) fn read(
     let networking = request.networking_config.unwrap_or_default();
     forget_newer(&mut host, version);
     let mut spec = ContainerSpec::default();
+    for (field, set) in [
+        ("OnBuild", request.config.on_build.as_ref().is_some_and(|lines| !lines.is_empty())),
+        ("Shell", request.config.shell.as_ref().is_some_and(|words| !words.0.is_empty())),
+    ] {
+        if set {
+            return Err(unsupported(field, "it is of images and their builds, not of containers"));
+        }
+    }
     process::read(request.config, &mut spec)?;
     if let Some(health) = spec.healthcheck.as_mut().filter(|_| version.below(44)) {
         health.start_interval_ns = 0;

@@ -2,7 +2,9 @@
 
 use pouch_docker_types::container::HostConfig;
 use pouch_docker_types::network::{EndpointIpamConfig, EndpointSettings, NetworkingConfig};
-use pouch_types::spec::{ContainerSpec, EndpointSpec, ExtraHost, NetworkMode, UtsMode};
+use pouch_types::spec::{
+    ContainerSpec, EndpointSpec, ExtraHost, NetworkMode, NetworkSpec, UtsMode,
+};
 
 use super::namespaces::container;
 use super::ports;
@@ -98,6 +100,7 @@ pub(super) fn read(
     }
     place_mac(spec, version, &mut warnings)?;
     check(spec, &mut warnings)?;
+    check_endpoints(&spec.network)?;
     Ok(warnings)
 }
 
@@ -180,6 +183,40 @@ fn check(spec: &mut ContainerSpec, warnings: &mut Vec<String>) -> ApiResult<()> 
             }
         }
         NetworkMode::Default | NetworkMode::Bridge | NetworkMode::None | NetworkMode::Named(_) => {}
+    }
+    Ok(())
+}
+
+/// What networks that every engine has cannot give an attachment, in dockerd's words where it has
+/// some; and attachments to further networks. Networks of users answer for themselves.
+fn check_endpoints(network: &NetworkSpec) -> ApiResult<()> {
+    let main = match &network.mode {
+        NetworkMode::Named(_) => return Ok(()),
+        mode => write_mode(mode),
+    };
+    for (name, endpoint) in &network.endpoints {
+        if *name != main {
+            return Err(unsupported(
+                "EndpointsConfig",
+                format_args!("a container has one network, \"{main}\", and not \"{name}\" too"),
+            ));
+        }
+        if !endpoint.aliases.is_empty() {
+            return Err(ApiError::invalid(
+                "network-scoped aliases are only supported for user-defined networks",
+            ));
+        }
+        if endpoint.ipv6.is_some() {
+            return Err(ApiError::invalid(
+                "user specified IPv6 address is supported on user-defined networks only",
+            ));
+        }
+        if !endpoint.links.is_empty() {
+            return Err(unsupported("EndpointsConfig.Links", "use HostConfig.Links"));
+        }
+        if let Some(option) = endpoint.driver_opts.keys().next() {
+            return Err(unsupported("EndpointsConfig.DriverOpts", option));
+        }
     }
     Ok(())
 }

@@ -140,9 +140,6 @@ fn shielded_paths_are_shown_unless_a_container_has_none() {
             assert_eq!(shown("open", field), serde_json::json!([]));
             assert_eq!(shown("strong", field), serde_json::Value::Null);
         }
-        // Of the container as made, too, not of the face alone.
-        let look = ["run", "--rm", "busybox", "stat", "-c", "%t,%T", "/proc/kcore"];
-        assert_eq!(d.docker(&look).ok(), "1,3", "/proc/kcore is /dev/null");
         let dirs = d.inspect("plain")["GraphDriver"]["Data"].clone();
         for name in ["LowerDir", "UpperDir", "WorkDir"] {
             let first = dirs[name].as_str().unwrap().split(':').next().unwrap().to_owned();
