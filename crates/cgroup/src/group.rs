@@ -146,8 +146,12 @@ impl Cgroup {
 
     /// The directory in the unified hierarchy, if the group exists there.
     pub(crate) fn v2(&self) -> Option<&Path> {
-        let dir = self.dirs.get(self.layout.unified()?)?.as_deref()?;
-        dir.is_dir().then_some(dir)
+        self.v2_dir().filter(|dir| dir.is_dir())
+    }
+
+    /// As [`Cgroup::v2`], also of a group that is gone.
+    pub(crate) fn v2_dir(&self) -> Option<&Path> {
+        self.dirs.get(self.layout.unified()?)?.as_deref()
     }
 
     /// As [`Cgroup::v2`], if the unified hierarchy has this controller.

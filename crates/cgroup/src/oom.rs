@@ -31,6 +31,17 @@ impl Cgroup {
         Ok(None)
     }
 
+    /// As [`Cgroup::oom_kills`], of the group above this one (v2), whose counter includes this
+    /// group's and outlives it. `None` below the root, which does not count.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn oom_kills_above(&self) -> Result<Option<u64>, Error> {
+        let Some(above) = self.v2_dir().and_then(std::path::Path::parent) else { return Ok(None) };
+        let text = file::read_optional(&above.join("memory.events"))?;
+        Ok(text.and_then(|text| file::flat_value(&text, "oom_kill")))
+    }
+
     /// Whether a process waits for memory under a disabled OOM killer (v1).
     ///
     /// # Errors
@@ -118,5 +129,32 @@ impl AsFd for OomWatch {
 impl AsRawFd for OomWatch {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Layout;
+
+    #[test]
+    fn the_group_above_remembers_what_its_removed_child_counted() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        std::fs::create_dir_all(path("proc/self")).unwrap();
+        std::fs::create_dir_all(path("cg/a.slice/b.scope")).unwrap();
+        std::fs::write(path("proc/self/mountinfo"), "1 1 0:1 / /cg rw - cgroup2 cgroup2 rw\n")
+            .unwrap();
+        std::fs::write(path("cg/cgroup.controllers"), "memory\n").unwrap();
+        let group = Cgroup::new(&Layout::detect_under(root.path()).unwrap(), "/a.slice/b.scope");
+        let group = group.unwrap();
+        let events = |kills: u32| format!("low 0\nmax 3\noom 1\noom_kill {kills}\n");
+        std::fs::write(path("cg/a.slice/memory.events"), events(4)).unwrap();
+        std::fs::write(path("cg/a.slice/b.scope/memory.events"), events(1)).unwrap();
+        assert_eq!(group.oom_kills().unwrap(), Some(1));
+        assert_eq!(group.oom_kills_above().unwrap(), Some(4));
+        std::fs::remove_dir_all(path("cg/a.slice/b.scope")).unwrap();
+        assert_eq!(group.oom_kills().unwrap(), None);
+        assert_eq!(group.oom_kills_above().unwrap(), Some(4));
     }
 }

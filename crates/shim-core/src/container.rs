@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::blocking;
 use crate::bundle::PidNamespace;
 use crate::error::TaskError;
+use crate::exit::Exit;
 use crate::options::TaskOptions;
 use crate::process::Process;
 use crate::runtime::RuntimeHandler;
@@ -21,6 +22,9 @@ use crate::runtime::RuntimeHandler;
 const FREEZE: Duration = Duration::from_secs(10);
 /// Time that killing all may take.
 const KILL: Duration = Duration::from_secs(10);
+
+/// Status of a process that SIGKILL ended.
+const SIGKILLED: u32 = 128 + 9;
 
 /// A container.
 #[derive(Debug)]
@@ -35,6 +39,10 @@ pub(crate) struct Container {
     pub(crate) cgroup: Option<Cgroup>,
     /// OOM kills that the group had counted when the container was made.
     pub(crate) oom_base: u64,
+    /// Those of the group above at that time, where it counts.
+    oom_base_above: Option<u64>,
+    /// SIGKILL was sent on request.
+    killed: AtomicBool,
     execs: Mutex<BTreeMap<String, Arc<Process>>>,
     paused: AtomicBool,
     oom_seen: AtomicBool,
@@ -56,6 +64,7 @@ pub(crate) struct Parts {
 impl Container {
     pub(crate) fn new(parts: Parts) -> Self {
         let oom_base = parts.cgroup.as_ref().map_or(0, kills);
+        let oom_base_above = parts.cgroup.as_ref().and_then(kills_above);
         Self {
             id: parts.id,
             bundle: parts.bundle,
@@ -65,6 +74,8 @@ impl Container {
             pid_namespace: parts.pid_namespace,
             cgroup: parts.cgroup,
             oom_base,
+            oom_base_above,
+            killed: AtomicBool::new(false),
             execs: Mutex::default(),
             paused: AtomicBool::new(false),
             oom_seen: AtomicBool::new(false),
@@ -178,10 +189,34 @@ impl Container {
         self.cgroup.as_ref().map_or(0, kills) > self.oom_base
     }
 
+    /// As [`Container::was_oom_killed`], when its first process has ended.
+    ///
+    /// systemd removes an emptied scope at once, and the counter with it, perhaps before we look.
+    /// Then a SIGKILL that nobody asked us for counts as one for want of memory if the group above
+    /// saw any since the container was made.
+    pub(crate) fn ended_by_oom(&self, exit: Exit) -> bool {
+        if self.oom_seen.load(Ordering::Relaxed) || self.was_oom_killed() {
+            return true;
+        }
+        let above = self.cgroup.as_ref().filter(|group| !group.exists()).and_then(kills_above);
+        exit.status == SIGKILLED
+            && !self.killed.load(Ordering::Relaxed)
+            && above.zip(self.oom_base_above).is_some_and(|(now, then)| now > then)
+    }
+
+    /// Notes that SIGKILL is about to be sent on request.
+    pub(crate) fn note_kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
+    }
+
     /// True for the caller that is to publish the event, which happens once per container.
     pub(crate) fn first_oom(&self) -> bool {
         !self.oom_seen.swap(true, Ordering::Relaxed)
     }
+}
+
+fn kills_above(group: &Cgroup) -> Option<u64> {
+    group.oom_kills_above().ok().flatten()
 }
 
 /// The group's counter; an unreadable one counts nothing.

@@ -555,6 +555,9 @@ impl Shim {
             what: "signal",
             detail: request.signal.to_string(),
         })?;
+        if signal == Signal::KILL && request.exec_id.is_empty() {
+            container.note_kill();
+        }
         if request.all && request.exec_id.is_empty() {
             container.signal_all(signal).await?;
         } else {

@@ -38,7 +38,7 @@ pub(crate) async fn run(
     let is_init = process.exec.is_empty();
     let pid = process.snapshot().pid;
     if is_init {
-        let oom_killed = container.was_oom_killed();
+        let oom_killed = container.ended_by_oom(exit);
         record(&container, pid, exit, oom_killed).await;
         if oom_killed {
             shim.publish_oom(&container);
