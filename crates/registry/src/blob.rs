@@ -20,8 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::body::Body;
 use crate::document::Descriptor;
 use crate::error::RegistryError;
-use crate::rounds::{Fault, Turn, Want};
-use crate::session::{Ask, Session};
+use crate::rounds::{Fault, Haste, Turn, Want};
+use crate::session::{Ask, Session, passed_over};
 use crate::source::Kind;
 
 /// Bytes after which a source that broke off has made good: the count of attempts begins anew.
@@ -64,6 +64,8 @@ struct Open {
     /// Bytes before the position, of a source that serves no ranges.
     skip: u64,
     ranges: Ranges,
+    /// Some of its bytes have gone to the receiver.
+    gave: bool,
 }
 
 impl Reader {
@@ -126,7 +128,7 @@ impl Reader {
             let dragonfly = self.session.source(turn.source).kind == Kind::Dragonfly;
             // For its peers each range is a download of its own.
             let ranges = if dragonfly { Ranges::Whole } else { Ranges::Served };
-            return Ok(Open { body, turn, skip: 0, ranges });
+            return Ok(Open { body, turn, skip: 0, ranges, gave: false });
         }
         if response.status() != StatusCode::OK {
             return Err(confused("answers a download with a status that makes no sense"));
@@ -137,7 +139,7 @@ impl Reader {
                 let (host, size) = (body.host(), self.size);
                 Err(RegistryError::Short { host, got: length, size })
             }
-            _ => Ok(Open { body, turn, skip: self.position, ranges: Ranges::Whole }),
+            _ => Ok(Open { body, turn, skip: self.position, ranges: Ranges::Whole, gave: false }),
         }
     }
 
@@ -151,7 +153,16 @@ impl Reader {
             }
             self.open().await?;
             let Some(open) = self.open.as_mut() else { continue };
-            let error = match open.body.next().await {
+            let (source, strict) = (open.turn.source, open.turn.haste == Haste::Strict);
+            let outcome = tokio::select! {
+                // Cancel-safe: a body gives its bytes or keeps them.
+                biased;
+                outcome = open.body.next() => outcome,
+                () = self.session.until_benched(source), if strict => {
+                    Err(passed_over(self.session.source(source).key()))
+                }
+            };
+            let error = match outcome {
                 Ok(Some(mut bytes)) => {
                     let skipped = open.skip.min(bytes.len() as u64);
                     open.skip -= skipped;
@@ -169,12 +180,14 @@ impl Reader {
                         // It was asked for a range and sends all.
                         bytes.truncate(usize::try_from(left).unwrap_or(bytes.len()));
                     }
-                    let source = open.turn.source;
+                    let news = !std::mem::replace(&mut open.gave, true);
                     self.position += bytes.len() as u64;
                     if self.position >= self.end && self.end < self.size {
                         self.open = None;
                     }
-                    self.session.gave(source, &self.digest);
+                    if news {
+                        self.session.gave(source, &self.digest);
+                    }
                     return Ok(Some(bytes));
                 }
                 Ok(None) => {

@@ -138,9 +138,12 @@ impl<'a> Rounds<'a> {
             self.error = Some((Kind::Origin, fault.error));
             return Ok(());
         }
-        let place = source.key();
-        let error = pouch_types::error::chain(&fault.error);
-        tracing::warn!(mirror = %place, %error, "mirror passed over");
+        let (place, error) = (source.key(), pouch_types::error::chain(&fault.error));
+        if offence(&fault.error).is_some() {
+            tracing::warn!(mirror = %place, %error, "mirror passed over");
+        } else {
+            tracing::debug!(mirror = %place, %error, "mirror does not have it");
+        }
         self.session.blame(turn.source, &self.want, &fault.error);
         if !matches!(self.error, Some((Kind::Origin, _))) {
             self.error = Some((source.kind, fault.error));

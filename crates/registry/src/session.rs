@@ -215,13 +215,20 @@ impl Session {
         if turn.haste == Haste::Patient {
             return work.await;
         }
-        match timeout(pace.window, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let host = self.source(turn.source).key();
-                Err(RegistryError::Idle { host, after: pace.window }.into())
-            }
+        let host = || self.source(turn.source).key();
+        tokio::select! {
+            // Whichever is dropped here is not wanted any more.
+            biased;
+            outcome = timeout(pace.window, work) => outcome.unwrap_or_else(|_| {
+                Err(RegistryError::Idle { host: host(), after: pace.window }.into())
+            }),
+            () = self.until_benched(turn.source) => Err(passed_over(host()).into()),
         }
+    }
+
+    /// Waits until a mirror has failed somebody else.
+    pub(crate) async fn until_benched(&self, index: usize) {
+        self.registry.bench.until_has(self.source(index)).await;
     }
 
     /// One request with what authorization the source asks for.
@@ -273,6 +280,11 @@ impl Session {
             });
         };
         let registry = origin.endpoint(&self.registry).await?;
+        // The path is the registry's, which may have a prefix.
+        let path = request.url.path().strip_prefix(proxy.base.path()).map(str::to_owned);
+        if let Some(path) = path {
+            request.url.set_path(&format!("{}{path}", registry.base.path()));
+        }
         tell_dragonfly(&mut request.headers, &registry.base, want);
         let mut token = authorizer.current().await.filter(is_token);
         for _ in 0..2 {
@@ -359,6 +371,11 @@ impl Session {
             }
         }
     }
+}
+
+/// Says that a mirror is not waited for because another stream waited in vain.
+pub(crate) fn passed_over(host: String) -> RegistryError {
+    RegistryError::Protocol { host, why: "has failed meanwhile".to_owned() }
 }
 
 fn is_token(value: &HeaderValue) -> bool {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::watch;
 
 use crate::Inner;
 use crate::certs::Identity;
@@ -71,7 +72,6 @@ pub(crate) struct Source {
 pub(crate) fn sources(domain: &str, inner: &Inner) -> Result<Vec<Source>, RegistryError> {
     let config = &inner.transport.config;
     let hosts = Hosts::find(&config.hosts_dirs, domain)?;
-    let known = hosts.is_some();
     let hosts = hosts.unwrap_or_default();
     let mut sources = Vec::new();
     if let Some(base) = &inner.dragonfly {
@@ -86,8 +86,7 @@ pub(crate) fn sources(domain: &str, inner: &Inner) -> Result<Vec<Source>, Regist
     for host in hosts.mirrors {
         sources.push(from_host(host, Kind::Mirror, domain, config.certs_dirs.as_slice())?);
     }
-    // As with dockerd and containerd, a registry with hosts.toml is what that says.
-    if domain == "docker.io" && !known {
+    if domain == "docker.io" {
         for base in &inner.mirrors {
             let mut endpoint = plain(base.clone(), &inner.endpoints);
             endpoint.tls.identity = identity(base, &config.certs_dirs)?.into();
@@ -243,7 +242,11 @@ struct Penalty {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Bench(Mutex<HashMap<String, Penalty>>);
+pub(crate) struct Bench {
+    penalties: Mutex<HashMap<String, Penalty>>,
+    /// Changes with each new penalty.
+    news: watch::Sender<u64>,
+}
 
 /// What a source did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,7 +260,7 @@ pub(crate) enum Offence {
 impl Bench {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Penalty>> {
         // Every critical section is one map operation.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.penalties.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn has(&self, source: &Source) -> bool {
@@ -279,6 +282,15 @@ impl Bench {
             (Offence::Failed, None) => BENCH,
         };
         benched.insert(source.key(), Penalty { until: now + length, length });
+        drop(benched);
+        self.news.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Waits until a source is on the bench: who waits for it in haste need not find out again.
+    pub(crate) async fn until_has(&self, source: &Source) {
+        let mut news = self.news.subscribe();
+        // The sender is ours, so that it cannot be gone.
+        while !self.has(source) && news.changed().await.is_ok() {}
     }
 
     /// It does well again.

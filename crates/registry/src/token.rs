@@ -8,10 +8,9 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::auth::{Challenge, Credentials, secret, token_service};
-use crate::certs::Identity;
 use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
-use crate::transport::{Payload, Request, Security, Tls, Transport, bare, expiry, host, verb};
+use crate::transport::{Payload, Request, Transport, bare, expiry, host, verb};
 
 /// Bytes of a token service's answer.
 const TOKEN_BYTES: u64 = 1 << 20;
@@ -121,7 +120,11 @@ impl Authorizer {
     ) -> Result<Token, RegistryError> {
         let realm = token_service(realm, &endpoint.base)?;
         let request = self.token_request(&realm, service.unwrap_or_default(), keep);
-        let tls = self.tls(transport, endpoint, &realm).await?;
+        let tls = if realm.host_str() == endpoint.base.host_str() {
+            endpoint.tls.clone()
+        } else {
+            transport.tls_beside(&realm, &endpoint.tls).await?
+        };
         let method = request.method.clone();
         let response = transport.follow(&tls, request).await?;
         let status = response.status();
@@ -156,23 +159,6 @@ impl Authorizer {
         let expires = expiry(answer.expires_in.unwrap_or(60));
         let refresh = answer.refresh_token.filter(|t| !t.is_empty());
         Ok(Token { value, expires, refresh })
-    }
-
-    /// A token service may use the private CA of its registry, but it is another host: our client
-    /// certificate stays at home, and so does the leave to skip its certificate.
-    async fn tls(
-        &self,
-        transport: &Transport,
-        endpoint: &Endpoint,
-        realm: &Url,
-    ) -> Result<Tls, RegistryError> {
-        if realm.host_str() == endpoint.base.host_str() {
-            return Ok(endpoint.tls.clone());
-        }
-        let own = transport.tls_of(realm).await?;
-        let mut identity: Identity = (*own.identity).clone();
-        identity.cas.extend(endpoint.tls.identity.cas.iter().cloned());
-        Ok(Tls::new(Security::Verified, identity))
     }
 
     /// Only our own scopes are asked for: a challenge must not talk us into a token for something

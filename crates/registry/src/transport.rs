@@ -156,6 +156,15 @@ impl Transport {
         Ok(Tls::new(Security::Verified, identity))
     }
 
+    /// TLS with a host that `first` names: it may have a certificate of the same private CA, but
+    /// our own certificate stays at home, and so does the leave to check none.
+    pub(crate) async fn tls_beside(&self, url: &Url, first: &Tls) -> Result<Tls, RegistryError> {
+        let own = self.tls_of(url).await?;
+        let mut identity: Identity = (*own.identity).clone();
+        identity.cas.extend(first.identity.cas.iter().cloned());
+        Ok(Tls::new(Security::Verified, identity))
+    }
+
     /// The wait before attempt `attempt + 1`: doubled each time, and spread, so that clients that
     /// failed together do not come back together.
     pub(crate) fn back_off(&self, attempt: u32) -> Duration {
@@ -200,11 +209,10 @@ impl Transport {
                 // The credentials are the registry's, and so is the leave to skip its certificate.
                 // Headers of ours that are no business of others go with them.
                 request.headers.retain_public();
-                if request.url.host_str() != target.host_str() {
-                    tls = self.tls_of(&target).await?;
-                } else if request.url.scheme() != target.scheme() {
-                    let security = Security::Verified;
-                    tls = Tls { security, ..self.tls_of(&target).await? };
+                if request.url.host_str() != target.host_str()
+                    || request.url.scheme() != target.scheme()
+                {
+                    tls = self.tls_beside(&target, &tls).await?;
                 }
             }
             request.url = target;

@@ -95,6 +95,29 @@ async fn a_hung_mirror_is_passed_over_afterwards() {
     assert_eq!(mirror.seen().len(), 1);
 }
 
+/// Who comes late does not wait anew for what another stream already waits for.
+#[tokio::test]
+async fn what_one_stream_learns_all_know() {
+    let Some(rig) = rig().await else { return };
+    let mirror = FaultProxy::start(rig.registry.host());
+    // One never begins, one stops in the middle.
+    mirror.fault("GET", "/blobs/", 1, Fault::Stall(0));
+    mirror.fault("GET", "/blobs/", 1, Fault::Stall(2_000_000));
+    let patience = Duration::from_secs(3);
+    let config = RegistryConfig { mirror_patience: patience, ..rig.mirrored(&mirror.url()) };
+    let repository = open(config, &rig.name(), Credentials::Anonymous).await;
+    let begun = Instant::now();
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(2000)).await;
+        read(&repository, &rig.layer, 0).await.unwrap()
+    };
+    let (early, late) = tokio::join!(read(&repository, &rig.layer, 0), late);
+    assert!(early.unwrap() == rig.bytes && late == rig.bytes);
+    assert_eq!(mirror.count("GET", "/blobs/"), 2);
+    let took = begun.elapsed();
+    assert!(took > patience && took < Duration::from_millis(4600), "{took:?}");
+}
+
 #[tokio::test]
 async fn the_next_goes_on_where_a_mirror_stopped() {
     let Some(rig) = rig().await else { return };
