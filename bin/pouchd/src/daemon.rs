@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pouch_api_docker::Config as ApiConfig;
 use pouch_containerd::local::{Local, LocalConfig};
@@ -137,6 +138,7 @@ pub(crate) async fn run(
         let scrape = pouch_api_docker::serve_metrics(listener, telemetry.clone(), closing.clone());
         tokio::spawn(scrape);
     }
+    tokio::spawn(give_memory_back(engine.clone()));
     let signals = Signals::new()?;
     tokio::spawn(signals.handle(config_file, reload, closing.clone()));
     // No NOTIFY_SOCKET, nobody to tell.
@@ -146,6 +148,20 @@ pub(crate) async fn run(
     engine.close().await;
     tracing::info!("pouchd stops; containers go on");
     Ok(())
+}
+
+/// How long nothing must have happened for the memory of the last burst to be given back.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// After each burst of work, and never while nothing happens.
+async fn give_memory_back(engine: Engine) {
+    loop {
+        let mut events = engine.events(None, None);
+        // A stream ends when this listener falls behind, which is a burst as well.
+        let _ = events.next().await;
+        while let Ok(Some(_)) = tokio::time::timeout(QUIET, events.next()).await {}
+        let _ = tokio::task::spawn_blocking(pouch_heap::give_back).await;
+    }
 }
 
 async fn open_engine(settings: &Settings) -> Result<Engine, DaemonError> {

@@ -24,6 +24,7 @@ use settings::Settings;
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
+    pouch_heap::bound_arenas();
     let args = Args::parse();
     let validate = args.validate;
     let (config_file, required) = config_file(&args);

@@ -13,6 +13,7 @@ const FLOORS: &[(u8, &[&str])] = &[
             "registry",
             "content",
             "cgroup",
+            "heap",
             "netns",
             "oci",
             "sealed-exe",
