@@ -226,3 +226,37 @@ async fn loads_and_removals_do_not_pull_the_rug() {
     });
     assert_eq!(rows.await.unwrap(), 0);
 }
+
+/// A commit stands on its parent's layers, and an empty one has no layer of its own.
+#[tokio::test]
+async fn commits_share_the_layers_of_their_parent() {
+    let rig = rig().await;
+    let parent = load(&rig, &["a"], &[&tar(&[("1", b"1")])], "1", Owner::Docker).await;
+    let commit = |name: &str, parent: &ImageId, diff: Vec<u8>| {
+        let options = pouch_image::CommitOptions {
+            reference: Some(name.parse().unwrap()),
+            parent: parent.clone(),
+            config: pouch_image::ContainerConfig::default(),
+            created_by: "sh".to_owned(),
+            author: "me".to_owned(),
+            message: "words".to_owned(),
+        };
+        rig.images.commit(body(diff), options, Owner::Docker)
+    };
+    let child = commit("b", &parent, tar(&[("2", b"2")])).await.unwrap();
+    let below = rig.images.get(&parent).unwrap();
+    assert_eq!((child.layers.len(), child.layers[0]), (2, below.layers[0]));
+    assert_eq!((child.parent.as_ref(), rig.layer_count()), (Some(&parent), 2));
+    let step = &child.history()[0].history;
+    assert_eq!((step.created_by.as_str(), step.comment.as_str()), ("sh", "words"));
+    let same = commit("c", &child.id, vec![0; 1024]).await.unwrap();
+    assert_eq!((same.layers.len(), same.history()[0].history.empty_layer), (2, true));
+    assert_ne!(same.id, child.id);
+    let nobody = ImageId(pouch_types::Digest::of(b"no image"));
+    let refused = commit("d", &nobody, vec![0; 1024]).await.unwrap_err();
+    assert!(matches!(refused, ImageError::NotFound(_)), "{refused}");
+    for name in ["c", "b", "a"] {
+        rig.images.remove(name, NONE, nobody).await.unwrap();
+    }
+    assert_eq!((rig.blobs().await, rig.layer_count()), (0, 0));
+}

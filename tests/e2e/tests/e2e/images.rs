@@ -1,6 +1,15 @@
-//! Images: load, save, import, tag, remove, list, inspect, pull.
+//! Images: load, save, import, tag, remove, list, inspect, pull, push, commit, login.
 
-use pouch_testkit::{Archive, Connection, Registry, busybox, daemon, docker_archive};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pouch_testkit::{
+    Archive, Connection, Daemon, Registry, busybox, daemon, docker_archive, eventually, have,
+};
 use serde_json::json;
 
 #[test]
@@ -38,7 +47,7 @@ fn import_takes_changes_and_compressed_archives() {
         let plain = d.path("plain.tar");
         std::fs::write(&plain, busybox()).unwrap();
         for tool in ["gzip", "zstd"] {
-            if pouch_testkit::have(tool) {
+            if have(tool) {
                 let packed =
                     std::process::Command::new(tool).arg("-c").arg(&plain).output().unwrap();
                 d.import(tool, &packed.stdout, &[]);
@@ -204,5 +213,309 @@ fn what_is_missing_is_404_so_that_clients_pull() {
         d.get("/images/nothing/json").is(404);
         let run = d.docker(&["run", "--pull", "never", "nothing"]);
         run.exits(125).fails_with("no such image");
+    });
+}
+
+#[test]
+fn a_commit_is_pushed_and_pulled_again() {
+    daemon(|d| {
+        let Some(_registry) = Registry::start(d) else { return };
+        let make = "mkdir /made; echo kept > /made/file; rm /bin/wc; echo scratch > /v/volume";
+        d.docker(&["run", "--name", "box", "-v", "/v", "-e", "A=b", "busybox", "sh", "-c", make])
+            .check();
+        let name = format!("{}/team/made:1", Registry::HOST);
+        let changes = ["-c", "CMD cat /made/file", "-c", "LABEL how=committed"];
+        let words = [&["commit", "-m", "words", "-a", "me"][..], &changes, &["box", &name]];
+        let commit = d.docker(&words.concat());
+        let id = commit.ok().to_owned();
+        let image = d.get(&format!("/images/{name}/json")).is(200).json();
+        assert_eq!(image["Id"], id.as_str());
+        assert_eq!((&image["Author"], &image["Comment"]), (&json!("me"), &json!("words")));
+        assert_eq!(image["Config"]["Labels"]["how"], "committed");
+        let env = image["Config"]["Env"].as_array().unwrap();
+        assert!(env.contains(&json!("A=b")), "{env:?}");
+        assert_eq!(d.docker(&["run", "--rm", &name]).ok(), "kept");
+        let ls = "ls /bin/wc /v/volume; ls /made";
+        let seen = d.docker(&["run", "--rm", &name, "sh", "-c", ls]);
+        assert_eq!(seen.ok(), "file", "what was removed stays so, and volumes are no part of it");
+        let history =
+            d.docker(&["history", "--no-trunc", "--format", "{{.CreatedBy}}|{{.Comment}}", &name]);
+        let newest = history.ok().lines().next().unwrap().to_owned();
+        assert!(newest.contains("mkdir /made") && newest.ends_with("|words"), "{newest}");
+        assert!(history.ok().lines().count() >= 2, "{}", history.ok());
+
+        let push = d.docker(&["push", &name]);
+        let text = push.ok().to_owned();
+        assert!(text.contains("The push refers to repository"), "{text}");
+        assert!(text.contains("1: digest: sha256:"), "{text}");
+        let again = d.docker(&["push", &name]);
+        assert!(again.ok().contains("Layer already exists"), "{}", again.ok());
+        let other = format!("{}/team/other:2", Registry::HOST);
+        d.docker(&["tag", &name, &other]).check();
+        let mounted = d.docker(&["push", &other]);
+        assert!(mounted.ok().contains("Mounted from team/made"), "{}", mounted.ok());
+        d.docker(&["push", &format!("{}/team/none", Registry::HOST)])
+            .fails_with("does not exist locally");
+        d.docker(&["rm", "-v", "box"]).check();
+        d.docker(&["rmi", &name, &other]).check();
+        d.docker(&["pull", &other]).check();
+        assert_eq!(d.docker(&["run", "--rm", &other]).ok(), "kept");
+        d.docker(&["rmi", &other]).check();
+    });
+}
+
+#[test]
+fn a_running_container_is_committed_and_goes_on() {
+    daemon(|d| {
+        let count = "i=0; while :; do i=$((i+1)); echo $i > /new; mv /new /count; done";
+        d.docker(&["run", "-d", "--name", "box", "busybox", "sh", "-c", count]).check();
+        eventually("it counts", || d.docker(&["exec", "box", "cat", "/count"]).code() == 0);
+        d.docker(&["commit", "box", "counted"]).check();
+        assert_eq!(d.state("box"), "running");
+        let first = d.docker(&["run", "--rm", "counted", "cat", "/count"]).ok().to_owned();
+        assert!(first.parse::<u64>().is_ok(), "{first:?}");
+        d.docker(&["commit", "--pause=false", "box", "again"]).check();
+        d.docker(&["pause", "box"]).check();
+        d.docker(&["commit", "box", "paused"]).check();
+        assert_eq!(d.state("box"), "paused", "who paused it unpauses it");
+        // Its image may have lost its name.
+        d.docker(&["rm", "-f", "box"]).check();
+        d.docker(&["create", "--name", "orphan", "again", "true"]).check();
+        d.docker(&["rmi", "-f", "again"]).check();
+        d.docker(&["commit", "orphan", "of-orphan"]).check();
+        d.docker(&["run", "--rm", "of-orphan", "test", "-s", "/count"]).check();
+        d.docker(&["commit", "nobody"]).fails_with("no such container");
+        d.docker(&["commit", "-c", "NOSUCH x", "orphan"]).fails_with("nosuch");
+    });
+}
+
+/// A registry beside the daemon that wants a password.
+struct Private {
+    child: Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Private {
+    const HOST: &str = "127.0.0.1:5001";
+    /// alice, s3cret.
+    const LINE: &str = "alice:$2y$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS35PSZnDXlK\n";
+
+    fn start(d: &Daemon) -> Option<Self> {
+        if !have("docker-registry") {
+            return None;
+        }
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let at = dir.path().display();
+        std::fs::write(dir.path().join("users"), Self::LINE).unwrap();
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: \
+             {at}/data\nauth:\n  htpasswd:\n    realm: test\n    path: {at}/users\nhttp:\n  \
+             addr: {}\n",
+            Self::HOST
+        );
+        std::fs::write(dir.path().join("config.yml"), config).unwrap();
+        let mut command = d.netns().command("docker-registry");
+        command.arg("serve").arg(dir.path().join("config.yml"));
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = quiet.spawn().unwrap();
+        let private = Self { child, _dir: dir };
+        eventually("the private registry listens", || {
+            d.netns().enter(|| TcpStream::connect(Self::HOST).is_ok())
+        });
+        Some(private)
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_private_registry_wants_a_login() {
+    daemon(|d| {
+        let Some(_private) = Private::start(d) else { return };
+        let name = format!("{}/secret:1", Private::HOST);
+        d.import(&name, busybox(), &[]);
+        d.docker(&["push", &name]).fails_with("docker login");
+        let login = |password: &str| {
+            let words = ["login", "-u", "alice", "--password-stdin", Private::HOST];
+            d.docker_with(&words, password.as_bytes())
+        };
+        login("wrong").fails_with("unauthorized");
+        assert!(login("s3cret").ok().contains("Login Succeeded"));
+        d.docker(&["push", &name]).check();
+        d.docker(&["rmi", &name]).check();
+        d.docker(&["pull", &name]).check();
+        d.docker(&["logout", Private::HOST]).check();
+        d.docker(&["rmi", &name]).check();
+        let refused = d.docker(&["pull", &name]);
+        refused.fails_with("docker login");
+    });
+}
+
+/// A way to the registry that counts what comes back and can be held up.
+struct Weir {
+    passed: Arc<AtomicU64>,
+    limit: Arc<AtomicU64>,
+}
+
+impl Weir {
+    const HOST: &str = "127.0.0.1:5002";
+
+    fn start(d: &Daemon) -> Self {
+        let (passed, limit) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(u64::MAX)));
+        let (count, most) = (Arc::clone(&passed), Arc::clone(&limit));
+        // The threads stay in the namespace in which they are made.
+        d.netns().enter(move || {
+            let listener = TcpListener::bind(Self::HOST).unwrap();
+            std::thread::spawn(move || {
+                for client in listener.incoming() {
+                    let (Ok(client), Ok(server)) = (client, TcpStream::connect(Registry::HOST))
+                    else {
+                        return;
+                    };
+                    let (count, most) = (Arc::clone(&count), Arc::clone(&most));
+                    let (mut up, mut to) =
+                        (client.try_clone().unwrap(), server.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut up, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                    std::thread::spawn(move || pass(server, client, &count, &most));
+                }
+            });
+        });
+        Self { passed, limit }
+    }
+
+    fn passed(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
+    }
+}
+
+/// Passes bytes on as long as all together are below the limit.
+fn pass(mut from: TcpStream, mut to: TcpStream, passed: &AtomicU64, limit: &AtomicU64) {
+    let mut buffer = [0; 16 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        while passed.load(Ordering::SeqCst) + n as u64 > limit.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        passed.fetch_add(n as u64, Ordering::SeqCst);
+        if to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));
+}
+
+/// An image whose layer does not compress, in the registry as `name`.
+fn push_noise(d: &Daemon, registry: &Registry, megabytes: usize, name: &str) -> Vec<u8> {
+    let mut noise = vec![0; megabytes << 20];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut noise).unwrap();
+    let mut layer = Archive::new();
+    layer.file("noise", 0o644, &noise);
+    let config = json!({"Cmd": ["none"]});
+    registry.push(d, &docker_archive("x:1", &layer.finish(), &config), name);
+    noise
+}
+
+/// Whether the image of that name has the noise whole; removes it.
+fn check_noise(d: &Daemon, name: &str, noise: &[u8]) {
+    d.docker(&["create", "--name", "noisy", name]).check();
+    let copy = d.path("noise");
+    d.docker(&["cp", "noisy:/noise", copy.to_str().unwrap()]).check();
+    assert!(std::fs::read(copy).unwrap() == noise);
+    d.docker(&["rm", "noisy"]).check();
+    d.docker(&["rmi", name]).check();
+}
+
+#[test]
+fn a_pull_goes_on_where_a_killed_daemon_was() {
+    daemon(|d| {
+        let Some(registry) = Registry::start(d) else { return };
+        let noise = push_noise(d, &registry, 48, "noise:1");
+        let size = noise.len() as u64;
+        let weir = Weir::start(d);
+        let name = format!("{}/noise:1", Weir::HOST);
+        weir.limit.store(size / 10 * 9, Ordering::SeqCst);
+        let mut pull = d.docker_live(&["pull", &name]);
+        eventually("nine tenths are there", || weir.passed() + (64 << 10) > size / 10 * 9);
+        // What is on its way through sockets arrives.
+        std::thread::sleep(Duration::from_millis(500));
+        d.kill9();
+        pull.kill();
+        let before = weir.passed();
+        weir.limit.store(u64::MAX, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(200));
+        weir.passed.store(0, Ordering::SeqCst);
+        d.start_again();
+        d.docker(&["pull", &name]).check();
+        let all = before + weir.passed();
+        assert!(all <= size / 100 * 105, "{all} bytes for {size}, {} after", weir.passed());
+        check_noise(d, &name, &noise);
+    });
+}
+
+#[test]
+fn many_clients_fetch_once_and_leave_as_they_like() {
+    daemon(|d| {
+        let Some(registry) = Registry::start(d) else { return };
+        let noise = push_noise(d, &registry, 16, "noise:1");
+        let size = noise.len() as u64;
+        let weir = Weir::start(d);
+        weir.limit.store(size / 2, Ordering::SeqCst);
+        let name = format!("{}/noise", Weir::HOST);
+        let path = format!("/images/create?fromImage={name}&tag=1");
+        let socket = d.socket();
+        let ask = || Connection::send(&socket, "POST", &path, "text/plain", b"");
+        let leavers: Vec<_> = (0..6).map(|_| ask()).collect();
+        eventually("half is there", || weir.passed() + (64 << 10) > size / 2);
+        let stayers: Vec<_> = (0..6).map(|_| ask()).collect();
+        std::thread::sleep(Duration::from_millis(300));
+        drop(leavers);
+        std::thread::sleep(Duration::from_millis(300));
+        weir.limit.store(u64::MAX, Ordering::SeqCst);
+        for stayer in stayers {
+            let text = stayer.answer().text();
+            assert!(text.contains("Status: Downloaded newer image"), "{text}");
+        }
+        let all = weir.passed();
+        assert!(all <= size / 100 * 105, "{all} bytes for {size}");
+        check_noise(d, &format!("{name}:1"), &noise);
+    });
+}
+
+#[test]
+fn shared_layers_are_counted_once() {
+    daemon(|d| {
+        d.docker(&[
+            "run",
+            "--name",
+            "box",
+            "busybox",
+            "dd",
+            "if=/dev/zero",
+            "of=/z",
+            "bs=1M",
+            "count=3",
+        ])
+        .check();
+        d.docker(&["commit", "box", "child"]).check();
+        d.docker(&["rm", "box"]).check();
+        let usage = d.get("/system/df").is(200).json();
+        let images = usage["Images"].as_array().unwrap();
+        let of = |name: &str| {
+            let image = images.iter().find(|i| i["RepoTags"][0] == format!("{name}:latest"));
+            image.unwrap_or_else(|| panic!("{name} in {images:?}"))
+        };
+        let size = |name: &str, field: &str| of(name)[field].as_i64().unwrap();
+        let base = size("busybox", "Size");
+        assert_eq!(size("busybox", "SharedSize"), base);
+        assert_eq!(size("child", "SharedSize"), base);
+        assert!(size("child", "Size") - base >= 3 << 20);
+        assert_eq!(usage["LayersSize"].as_i64().unwrap(), size("child", "Size"));
     });
 }
