@@ -244,7 +244,7 @@ pub(crate) enum ImageCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
     /// Create a volume
-    Create(VolumeCreateFlags),
+    Create(Box<VolumeCreateFlags>),
     /// Display detailed information on one or more volumes
     Inspect(InspectOne),
     /// List volumes

@@ -196,7 +196,7 @@ async fn run(session: &Session, cli: Cli) -> Outcome {
             lifecycle::update(session, *f).await
         }
         Command::Version(f) => version::version(session, f).await,
-        Command::Volume(VolumeCommand::Create(f)) => cmd::volume::create(session, f).await,
+        Command::Volume(VolumeCommand::Create(f)) => cmd::volume::create(session, *f).await,
         Command::Volume(VolumeCommand::Ls(f)) => cmd::volume::ls(session, f).await,
         Command::Volume(VolumeCommand::Prune(f)) => cmd::volume::prune(session, f).await,
         Command::Volume(VolumeCommand::Rm(f)) => cmd::volume::rm(session, f).await,

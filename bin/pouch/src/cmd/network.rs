@@ -41,13 +41,18 @@ pub(crate) async fn ls(session: &Session, flags: NetworkListFlags) -> Outcome {
     Ok(0)
 }
 
+/// Go's `Time.String` of a time as the API sent it: without zeros at the end of its fraction.
+fn go_time(time: jiff::Timestamp) -> String {
+    let text = time.strftime("%Y-%m-%d %H:%M:%S.%N").to_string();
+    format!("{} +0000 UTC", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
 fn row(network: &Network, no_trunc: bool) -> Row {
     let id = if no_trunc { &network.id } else { units::short_id(&network.id) };
-    let created = network.created.parse::<jiff::Timestamp>().map_or_else(
-        |_| network.created.clone(),
-        // Go's Time.String of a time as the API sent it.
-        |time| time.strftime("%Y-%m-%d %H:%M:%S.%N +0000 UTC").to_string(),
-    );
+    let created = network
+        .created
+        .parse::<jiff::Timestamp>()
+        .map_or_else(|_| network.created.clone(), go_time);
     let word = |b: bool| Value::str(if b { "true" } else { "false" });
     let columns = vec![
         ("CreatedAt", Value::str(created)),
@@ -61,4 +66,20 @@ fn row(network: &Network, no_trunc: bool) -> Row {
         ("Scope", Value::str(network.scope.as_str())),
     ];
     Row { columns, labels: labels_of(&network.labels) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::go_time;
+
+    #[test]
+    fn times_end_without_zeros() {
+        for (nanoseconds, shown) in [
+            (495_714_780, "2026-11-21 15:41:40.49571478 +0000 UTC"),
+            (5, "2026-11-21 15:41:40.000000005 +0000 UTC"),
+            (0, "2026-11-21 15:41:40 +0000 UTC"),
+        ] {
+            assert_eq!(go_time(jiff::Timestamp::new(1_795_275_700, nanoseconds).unwrap()), shown);
+        }
+    }
 }

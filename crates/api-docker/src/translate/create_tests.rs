@@ -185,8 +185,8 @@ prop_compose! {
         HostConfig {
             cap_add: unique(add).map(StrSlice), cap_drop: unique(drop).map(StrSlice),
             security_opt: unique(security),
-            masked_paths: paths.clone().or(plain().masked_paths),
-            readonly_paths: paths.or(plain().readonly_paths),
+            masked_paths: paths.clone().or_else(|| plain().masked_paths),
+            readonly_paths: paths.or_else(|| plain().readonly_paths),
             port_bindings: BTreeMap::from([(
                 format!("{}/{}", port.0, port.1), Some(vec![PortBinding { host_ip, host_port }]),
             )]),
