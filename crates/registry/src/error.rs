@@ -141,7 +141,7 @@ pub enum RegistryError {
         size: u64,
     },
     /// No byte for too long.
-    #[error("{host} sent nothing for {} s", .after.as_secs())]
+    #[error("{host} sent nothing for {} s", .after.as_secs_f32())]
     Idle {
         /// Registry.
         host: String,
