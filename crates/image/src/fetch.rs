@@ -35,7 +35,7 @@ use crate::unpack::{Counted, Teller, packing};
 const STEP: u64 = 512 << 10;
 /// Pieces of a download (each what one read of the connection gave, at most some 100 KiB) between
 /// the connection and the layer store.
-const AHEAD: usize = 32;
+const AHEAD: usize = 8;
 
 /// How far a layer is.
 #[derive(Debug, Clone)]

@@ -252,8 +252,8 @@ async fn commits_share_the_layers_of_their_parent() {
     let same = commit("c", &child.id, vec![0; 1024]).await.unwrap();
     assert_eq!((same.layers.len(), same.history()[0].history.empty_layer), (2, true));
     assert_ne!(same.id, child.id);
-    let nobody = ImageId(pouch_types::Digest::of(b"no image"));
-    let refused = commit("d", &nobody, vec![0; 1024]).await.unwrap_err();
+    let stranger = ImageId(pouch_types::Digest::of(b"no image"));
+    let refused = commit("d", &stranger, vec![0; 1024]).await.unwrap_err();
     assert!(matches!(refused, ImageError::NotFound(_)), "{refused}");
     for name in ["c", "b", "a"] {
         rig.images.remove(name, NONE, nobody).await.unwrap();
