@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{LocalRegistry, Rig, collect, config, gzip, import, rig, tar};
 use fake::{Answer, CONFIG, MANIFEST, Request, Server, descriptor, manifest};
-use pouch_image::{Event, Image, ImageError, LayerState, Owner, Progress, PullRequest};
+use pouch_image::{
+    Collect, Event, Image, ImageError, LayerState, ListFilter, Owner, Progress, PullRequest,
+    RemoveOptions,
+};
 use pouch_registry::{Credentials, Wanted};
 use pouch_types::{Classified, Digest, ErrorKind};
 
@@ -398,4 +401,48 @@ async fn another_platform_is_refused() {
     request.platform = Wanted::Exactly("linux/arm64".parse().unwrap());
     let error = rig().await.images.pull(request, &Progress::none()).await.unwrap_err();
     assert!(error.to_string().ends_with("wanted linux/arm64, actual: linux/amd64"), "{error}");
+}
+
+/// Pulls, removals and collections of the same layers at once: what a name holds is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn collections_take_nothing_that_a_pull_needs() {
+    let layers: Vec<_> = (0..3u8).map(|n| tar(&[("f", &[n; 50_000])])).collect();
+    let server = serve(layers, |_, answer| answer).await;
+    let rig = Arc::new(rig().await);
+    let collector = tokio::spawn({
+        let rig = Arc::clone(&rig);
+        async move {
+            loop {
+                rig.images.collect(Collect::Everything).await.unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+            }
+        }
+    });
+    let mut pullers = Vec::new();
+    for n in 0..3 {
+        let (rig, name) = (Arc::clone(&rig), format!("{}/a:{n}", server.host()));
+        pullers.push(tokio::spawn(async move {
+            for _ in 0..5 {
+                pull(&rig, &name).await.unwrap();
+                let image = rig.images.resolve(&name).unwrap();
+                for layer in image.layers.iter() {
+                    assert!(rig.content.exists(&layer.blob).await.unwrap());
+                    assert!(rig.layers.layers.lock().unwrap().contains_key(&layer.diff_id));
+                }
+                let options = RemoveOptions::default();
+                rig.images.remove(&name, options, |_| Vec::new()).await.unwrap();
+            }
+        }));
+    }
+    for puller in pullers {
+        puller.await.unwrap();
+    }
+    collector.abort();
+    let _ = collector.await;
+    for image in rig.images.list(&ListFilter::default()).unwrap() {
+        let forced = RemoveOptions { force: true, ..RemoveOptions::default() };
+        rig.images.remove(&image.id.to_string(), forced, |_| Vec::new()).await.unwrap();
+    }
+    rig.images.collect(Collect::Everything).await.unwrap();
+    assert_eq!((rig.blobs().await, rig.layer_count()), (0, 0));
 }
