@@ -190,7 +190,7 @@ impl Snapshotter {
             let root = &this.inner.root;
             let (from, to) = (root.resolve("s")?, root.resolve("l")?);
             // The row must never promise files that a power cut can still take.
-            sync(root)?;
+            this.inner.syncs.sync(root)?;
             Ok(from.rename_noreplace(&name, &to, number.to_string())?)
         })
         .await?;
@@ -252,14 +252,6 @@ impl Snapshotter {
         let (this, when) = (self.clone(), self.inner.reaper.when(layer.entries));
         blocking(move || this.throw_away("l", &number.to_string(), when)).await
     }
-}
-
-fn sync(root: &pouch_rootfd::RootFd) -> Result<()> {
-    // syncfs(2) does not take an O_PATH descriptor.
-    let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-    let real = rustix::fs::openat(root.as_fd(), ".", flags, rustix::fs::Mode::empty())
-        .map_err(|e| SnapshotError::io("open", "/", e))?;
-    rustix::fs::syncfs(&real).map_err(|e| SnapshotError::io("syncfs", "/", e))
 }
 
 /// A directory below `s` that is thrown away unless it was taken.

@@ -14,6 +14,7 @@ use crate::error::{Result, SnapshotError};
 use crate::layer::{self, LayerInfo};
 use crate::mount::Overlay;
 use crate::reaper::{Reaper, When};
+use crate::rounds::Rounds;
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) overlay: Overlay,
     pub(crate) unpacker: Unpacker,
     pub(crate) reaper: Reaper,
+    pub(crate) syncs: Rounds,
     index: Mutex<Index>,
     /// One lock per layer that is being applied.
     pub(crate) applying: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
@@ -96,6 +98,7 @@ impl Snapshotter {
             overlay,
             unpacker,
             reaper,
+            syncs: Rounds::default(),
             index: Mutex::new(index),
             applying: Mutex::default(),
         };

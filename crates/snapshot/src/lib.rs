@@ -27,6 +27,7 @@ mod layer;
 mod layout;
 mod mount;
 mod reaper;
+mod rounds;
 mod usage;
 
 pub use archive::{ArchiveReader, CopyReport, PathStat, PutOptions, PutReport, Replace, Unpacker};
