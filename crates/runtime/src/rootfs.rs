@@ -66,8 +66,8 @@ impl Root {
             .linux()
             .as_ref()
             .ok_or_else(|| RuntimeError::Invalid(String::from("the specification lacks linux")))?;
-        // Modes are given in full; the container's own mask is set later.
-        rustix::process::umask(Mode::empty());
+        // Modes are given in full. Hooks come later and have the caller's mask.
+        let mask = rustix::process::umask(Mode::empty());
         detach_from_host(linux, rootfs)?;
         let fd = mounts::clone_path(rootfs, Depth::All).context("clone", rootfs)?;
         let under = rustix::fs::open(rootfs, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -90,6 +90,7 @@ impl Root {
                 .apply(mount.as_fd(), Depth::One)
                 .call("mount_setattr(/dev, read-only)")?;
         }
+        rustix::process::umask(mask);
         Ok(root)
     }
 
