@@ -15,6 +15,9 @@ const WARM_UP: u32 = 2;
 /// For memory: what was freed is given back, what was started has settled.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// An engine is idle again when its own garbage collection had time to come.
+const IDLE: Duration = Duration::from_secs(15);
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(
@@ -219,7 +222,7 @@ impl Scenarios {
 
     /// After the last one.
     pub(crate) fn memory_after(&mut self, engines: &[Subject]) -> Result<(), Error> {
-        thread::sleep(SETTLE);
+        thread::sleep(IDLE);
         engines.iter().try_for_each(|e| {
             self.daemon(e, "PSS of the daemon, idle after all", Some(20.0 * MEGABYTE))
         })
