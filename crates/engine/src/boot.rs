@@ -25,7 +25,7 @@ use crate::container::record::{ExitFile, Record};
 use crate::container::state::{Event, Frozen, Phase};
 use crate::engine::{Inner, Rebuild};
 use crate::lifecycle::create::CommitError;
-use crate::lifecycle::{cleanup, start};
+use crate::lifecycle::{cleanup, remove, start};
 
 pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(), EngineError> {
     make_directories(engine)?;
@@ -166,18 +166,10 @@ async fn forget_removed(engine: &Inner, records: Vec<Record>) -> Vec<Record> {
     let (here, gone): (Vec<_>, Vec<_>) =
         records.into_iter().partition(|r| engine.config.container_dir(&r.id).exists());
     for record in gone {
-        let id = record.id.clone();
-        let result = engine
-            .store
-            .write(move |tx| {
-                pouch_volume::release(tx, &record.id)?;
-                Record::delete(tx, &record.id)?;
-                Ok::<_, CommitError>(pouch_image::release_image(tx, &record.image, &record.id)?)
-            })
-            .await;
+        let result = remove::forget_row(engine, record.id.clone(), record.image.clone()).await;
         if let Err(error) = result {
             let error = pouch_types::error::chain(&error);
-            tracing::error!(container.id = %id, error, "cannot forget a removed container");
+            tracing::error!(container.id = %record.id, error, "cannot forget a removed container");
         }
     }
     here

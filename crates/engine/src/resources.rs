@@ -15,9 +15,10 @@ impl Engine {
     pub async fn update(
         &self,
         key: &str,
-        options: UpdateOptions,
+        mut options: UpdateOptions,
     ) -> Result<Vec<String>, EngineError> {
         let container = self.find(key)?;
+        let warnings = self.inner.support.clamp(&mut options.resources);
         let view = container.view();
         let mut spec = (*view.spec).clone();
         merge(&mut spec.resources, &options.resources);
@@ -29,7 +30,6 @@ impl Engine {
             }
             spec.restart = restart;
         }
-        let warnings = self.inner.support.unsupported(&options.resources);
         if view.state.is_running() && options.resources != Resources::default() {
             let cgroup = self.cgroup(&container)?;
             let limits = options.resources.clone();

@@ -1,7 +1,6 @@
 //! One client's session with one repository: documents and blobs, whoever has them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use pouch_types::{Digest, ImageRef};
@@ -161,14 +160,6 @@ impl Repository {
     /// from others then. Each [`Recourse::Elsewhere`] leaves a mirror less, so that retrying ends.
     pub fn distrust(&self, digest: &Digest) -> Recourse {
         self.session.distrust(digest)
-    }
-
-    /// Attempts that a whole operation such as a download should be given, and the wait before
-    /// attempt `n + 1`.
-    #[must_use]
-    pub fn back_off(&self, attempt: u32) -> Option<Duration> {
-        let transport = self.session.transport();
-        (attempt < transport.config.attempts).then(|| transport.back_off(attempt))
     }
 
     async fn fetch(&self, name: &str, want: Want) -> Result<Document, RegistryError> {

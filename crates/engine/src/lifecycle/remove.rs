@@ -13,6 +13,7 @@ use crate::failpoint;
 use crate::lifecycle::create::CommitError;
 use crate::view::MountPoint;
 use pouch_types::spec::MountKind;
+use pouch_types::{ContainerId, ImageId};
 
 pub(crate) async fn remove_all(
     engine: &Arc<Inner>,
@@ -21,15 +22,7 @@ pub(crate) async fn remove_all(
     volumes: Volumes,
 ) -> Result<(), EngineError> {
     failpoint::hit("remove:before-commit");
-    let id = record.id.clone();
-    let image = record.image.clone();
-    let released = engine
-        .store
-        .write(move |tx| {
-            pouch_volume::release(tx, &id)?;
-            Record::delete(tx, &id)?;
-            Ok::<_, CommitError>(pouch_image::release_image(tx, &image, &id)?)
-        })
+    let released = forget_row(engine, record.id.clone(), record.image.clone())
         .await
         .map_err(|e| EngineError::wrap("forget the container", e))?;
     failpoint::hit("remove:committed");
@@ -61,6 +54,20 @@ pub(crate) async fn remove_all(
         _ => {}
     }
     Ok(())
+}
+
+/// Deletes a container's row with what it held, in one transaction.
+pub(crate) async fn forget_row(
+    engine: &Inner,
+    id: ContainerId,
+    image: ImageId,
+) -> Result<pouch_image::Released, CommitError> {
+    let forget = move |tx: &rusqlite::Transaction<'_>| {
+        pouch_volume::release(tx, &id)?;
+        Record::delete(tx, &id)?;
+        Ok(pouch_image::release_image(tx, &image, &id)?)
+    };
+    engine.store.write(forget).await
 }
 
 /// The name of the volume that this mount made for itself.

@@ -8,8 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 /// What a look may take: the 50 ms of the requirement.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
-/// The median of 21 requests: a machine under other load may delay a few.
-fn median(d: &Daemon, path: &str) -> Duration {
+/// The times of 21 requests, in order.
+pub(crate) fn times(d: &Daemon, path: &str) -> Vec<Duration> {
     let mut times: Vec<Duration> = (0..21)
         .map(|_| {
             let began = Instant::now();
@@ -18,7 +18,12 @@ fn median(d: &Daemon, path: &str) -> Duration {
         })
         .collect();
     times.sort_unstable();
-    times[10]
+    times
+}
+
+/// The median: a machine under other load may delay a few.
+fn median(d: &Daemon, path: &str) -> Duration {
+    times(d, path)[10]
 }
 
 fn signal(pid: u32, signal: Signal) {
