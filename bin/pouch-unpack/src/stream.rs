@@ -5,8 +5,7 @@ use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::rc::Rc;
 
-use pouch_types::Digest;
-use sha2::{Digest as _, Sha256};
+use pouch_types::{Digest, Hasher};
 
 const BUFFER: usize = 256 * 1024;
 /// Longest expansion that is believed. Deflate cannot exceed 1032; xz and zstd reach more only
@@ -29,7 +28,7 @@ pub(crate) enum LimitError {
 /// Bytes that passed, and their hash.
 #[derive(Debug, Default)]
 struct Tally {
-    hasher: Sha256,
+    hasher: Hasher,
     bytes: u64,
 }
 
@@ -179,9 +178,7 @@ impl ArchiveStream {
             }
             self.reader.consume(n);
         }
-        let digest = |tally: &RefCell<Tally>| {
-            Digest::from_raw(&tally.borrow().hasher.clone().finalize().into())
-        };
+        let digest = |tally: &RefCell<Tally>| tally.borrow().hasher.clone().finish();
         Ok(Sums {
             digest: self.raw_hashed.then(|| digest(&self.raw)),
             compressed: self.raw.borrow().bytes,

@@ -8,8 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pouch_types::Digest;
-use sha2::{Digest as _, Sha256};
+use pouch_types::{Digest, Hasher};
 
 use crate::error::{ContentError, IngestKey, Mismatch};
 use crate::{BlobInfo, Inner};
@@ -58,7 +57,7 @@ pub struct Ingest {
     key: IngestKey,
     path: PathBuf,
     file: File,
-    hasher: Sha256,
+    hasher: Hasher,
     written: u64,
     expected: Expected,
 }
@@ -90,7 +89,7 @@ impl Ingest {
             }
         };
         let mut ingest =
-            Self { store, key, path, file, hasher: Sha256::new(), written: 0, expected };
+            Self { store, key, path, file, hasher: Hasher::new(), written: 0, expected };
         if start == Start::Resume {
             ingest.rehash()?;
         }
@@ -124,7 +123,7 @@ impl Ingest {
         use std::io::Seek;
         self.file.set_len(0).map_err(ContentError::io("truncate ingest", &self.path))?;
         self.file.rewind().map_err(ContentError::io("rewind ingest", &self.path))?;
-        self.hasher = Sha256::new();
+        self.hasher = Hasher::new();
         self.written = 0;
         Ok(())
     }
@@ -163,7 +162,7 @@ impl Ingest {
         {
             return Err(ContentError::Short { expected: size, actual: self.written });
         }
-        let actual = Digest::from_raw(&self.hasher.clone().finalize().into());
+        let actual = self.hasher.clone().finish();
         if let Some(expected) = self.expected.digest
             && expected != actual
         {

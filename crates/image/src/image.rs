@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use pouch_types::{Digest, ImageId, ImageRef};
-use sha2::{Digest as _, Sha256};
 
 use crate::config::{History, ImageConfig};
 
@@ -221,7 +220,7 @@ pub(crate) fn chain_ids<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Vec<D
             None => *diff_id,
             Some(parent) => {
                 let text = format!("{parent} {diff_id}");
-                Digest::from_raw(&Sha256::digest(text.as_bytes()).into())
+                Digest::of(text.as_bytes())
             }
         };
         chain.push(next);

@@ -16,7 +16,7 @@ pub mod signal;
 pub mod spec;
 pub mod untrusted;
 
-pub use digest::{Digest, DigestWriter};
+pub use digest::{Digest, DigestWriter, Hasher};
 pub use error::{Classified, ErrorKind};
 pub use id::{ContainerId, ExecId, ImageId, NetworkId};
 pub use name::{ContainerName, NetworkName, VolumeName};
