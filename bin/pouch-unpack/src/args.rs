@@ -8,11 +8,6 @@ use crate::extract::{Limits, Ownership, Replace};
 use crate::failure::{Failure, Result};
 use crate::stream::Hashing;
 
-/// Bytes of files when `--max-bytes` is not given.
-const DEFAULT_BYTES: u64 = 64 << 30;
-/// Entries when `--max-entries` is not given.
-const DEFAULT_ENTRIES: u64 = 4_000_000;
-
 /// Whether the result is forced to the disk before the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sync {
@@ -43,7 +38,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ver
     let mut to = None;
     let mut upper = None;
     let mut path = None;
-    let mut limits = Limits { bytes: DEFAULT_BYTES, entries: DEFAULT_ENTRIES };
+    let mut limits = Limits::default();
     let mut ownership = Ownership::Archive;
     let mut replace = Replace::Anything;
     let mut sync = Sync::No;

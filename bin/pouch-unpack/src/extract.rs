@@ -18,11 +18,9 @@ use pouch_types::{Classified, ErrorKind};
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, shortened};
+use crate::limits;
 use crate::tar::{Entry, Kind, TarReader};
-
-/// Parent directories that are kept open.
-const MAX_PARENTS: usize = 256;
 
 /// Who owns what is made.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +44,14 @@ pub(crate) struct Limits {
     /// Sum of the logical sizes of the files.
     pub(crate) bytes: u64,
     pub(crate) entries: u64,
+    /// Bytes of the names of its directories.
+    pub(crate) names: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: limits::BYTES, entries: limits::ENTRIES, names: limits::DIRECTORY_NAMES }
+    }
 }
 
 /// An entry's path, cleaned: components without `.`, `..` and empty ones, joined by `/`.
@@ -116,6 +122,8 @@ pub(crate) struct Extractor<'a> {
     parents: HashMap<Vec<u8>, Rc<Parent>>,
     /// Times of directories, which are set last because filling a directory changes them.
     times: HashMap<Vec<u8>, FileTime>,
+    /// Bytes of the names in it.
+    names: u64,
     pub(crate) entries: u64,
     /// Sum of the logical sizes of the files.
     pub(crate) bytes: u64,
@@ -137,6 +145,7 @@ impl<'a> Extractor<'a> {
             limits,
             parents: HashMap::new(),
             times: HashMap::new(),
+            names: 0,
             entries: 0,
             bytes: 0,
         }
@@ -168,7 +177,7 @@ impl<'a> Extractor<'a> {
         let dir = self.root.create_dir_all(self.full_path(path), 0o755)?;
         let setgid = dir.metadata()?.mode() & 0o2000 != 0;
         let parent = Rc::new(Parent { dir, setgid });
-        if self.parents.len() >= MAX_PARENTS {
+        if self.parents.len() >= limits::PARENTS {
             self.parents.clear();
         }
         self.parents.insert(path.0.clone(), Rc::clone(&parent));
@@ -241,7 +250,9 @@ impl<'a> Extractor<'a> {
         // Writing takes file capabilities away, so they come after the content.
         for (key, value) in kept_xattrs(entry) {
             match rustix::fs::fsetxattr(&file, OsStr::from_bytes(key), value, XattrFlags::empty()) {
-                Err(errno) if !is_optional(key, errno) => return Err(io("setxattr")(errno)),
+                Err(errno) if !is_optional(key, errno) => {
+                    return Err(xattr_failure(key, io("setxattr")(errno)));
+                }
                 _ => {}
             }
         }
@@ -259,7 +270,6 @@ impl<'a> Extractor<'a> {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 if self.clear(parent, path, entry)? == Cleared::KeptDirectory {
                     // Merge: the directory stays, its attributes become the entry's.
-                    self.parents.clear();
                     return self.directory_attributes(&parent.dir.pin_dir(name)?, path, entry);
                 }
                 parent.dir.create_dir(name, entry.mode & 0o1777)?;
@@ -268,8 +278,7 @@ impl<'a> Extractor<'a> {
         }
         let plain = entry.mode & 0o6000 == 0 && entry.xattrs.is_empty();
         if plain && self.needs_chown(parent, entry).is_none() {
-            self.times.insert(path.0.clone(), entry.modified);
-            return Ok(());
+            return self.remember_time(path, entry.modified);
         }
         self.directory_attributes(&parent.dir.pin_dir(name)?, path, entry)
     }
@@ -286,17 +295,35 @@ impl<'a> Extractor<'a> {
         dir.chmod(entry.mode)?;
         for (key, value) in kept_xattrs(entry) {
             match dir.set_xattr(OsStr::from_bytes(key), value) {
-                Err(error) if !is_optional_error(key, &error) => return Err(error.into()),
+                Err(error) if !is_optional_error(key, &error) => {
+                    return Err(xattr_failure(key, error.into()));
+                }
                 _ => {}
             }
         }
-        self.times.insert(path.0.clone(), entry.modified);
-        Ok(())
+        // Its setgid bit is not what it was when it was opened as a parent.
+        self.parents.clear();
+        self.remember_time(path, entry.modified)
+    }
+
+    fn remember_time(&mut self, path: &EntryPath, time: FileTime) -> Result<()> {
+        if self.times.insert(path.0.clone(), time).is_none() {
+            self.names += path.0.len() as u64;
+        }
+        if self.names > self.limits.names { Err(Failure::TooManyNames) } else { Ok(()) }
     }
 
     fn hard_link(&mut self, parent: &Parent, path: &EntryPath, entry: &Entry) -> Result<()> {
         let target = EntryPath::clean(&entry.link)?;
-        let object = self.root.resolve_nofollow(self.full_path(&target))?;
+        let object = match self.root.resolve_nofollow(self.full_path(&target)) {
+            Err(error) if error.is_not_found() => {
+                let target = shortened(&entry.link);
+                return Err(Failure::Refused(format!(
+                    "hard link to {target:?}, which is not there"
+                )));
+            }
+            found => found?,
+        };
         let meta = object.metadata()?;
         if meta.is_dir() {
             return Err(Failure::Refused("hard link to a directory".into()));
@@ -316,6 +343,9 @@ impl<'a> Extractor<'a> {
 
     fn node(&mut self, parent: &Parent, path: &EntryPath, entry: &Entry) -> Result<()> {
         let name = path.name();
+        if entry.kind == Kind::Symlink && entry.link.is_empty() {
+            return Err(Failure::Refused("symbolic link without a target".into()));
+        }
         if let Err(error) = make_node(&parent.dir, name, entry) {
             if error.kind() != ErrorKind::AlreadyExists {
                 return Err(error.into());
@@ -332,7 +362,9 @@ impl<'a> Extractor<'a> {
         for (key, value) in kept_xattrs(entry) {
             match parent.dir.set_xattr_of(name, OsStr::from_bytes(key), value) {
                 // The kernel has no user.* attributes on these.
-                Err(error) if !is_optional_error(key, &error) => return Err(error.into()),
+                Err(error) if !is_optional_error(key, &error) => {
+                    return Err(xattr_failure(key, error.into()));
+                }
                 _ => {}
             }
         }
@@ -366,12 +398,21 @@ impl<'a> Extractor<'a> {
     pub(crate) fn finish(mut self) -> Result<()> {
         for (path, time) in std::mem::take(&mut self.times) {
             let path = EntryPath(path);
-            if path.is_root() {
-                self.root.resolve(&self.base)?.set_times(Some(time), Some(time))?;
-            } else {
-                let parent = self.directory(&path.parent())?;
-                parent.dir.set_times_of(path.name(), Some(time), Some(time))?;
+            self.set_time(&path, time).map_err(|failure| failure.at(&path.0))?;
+        }
+        Ok(())
+    }
+
+    fn set_time(&self, path: &EntryPath, time: FileTime) -> Result<()> {
+        let dir = match self.root.resolve_nofollow(self.full_path(path)) {
+            // It was made by way of a link, and what the link led to was replaced since.
+            Err(error) if error.is_not_found() || error.kind() == ErrorKind::Invalid => {
+                return Ok(());
             }
+            found => found?,
+        };
+        if dir.metadata()?.is_dir() {
+            dir.set_times(Some(time), Some(time))?;
         }
         Ok(())
     }
@@ -458,6 +499,10 @@ fn is_optional(key: &[u8], errno: Errno) -> bool {
     }
 }
 
+fn xattr_failure(key: &[u8], source: Failure) -> Failure {
+    Failure::Xattr(shortened(key), Box::new(source))
+}
+
 fn is_optional_error(key: &[u8], error: &pouch_rootfd::Error) -> bool {
     error.errno().is_some_and(|raw| is_optional(key, Errno::from_raw_os_error(raw)))
 }
@@ -484,6 +529,24 @@ mod tests {
         }
         for bad in ["..", "../a", "/../a", "a/../../b", "./..", "a\0b"] {
             assert!(clean(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_directories_are_counted_once_each() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = RootFd::open(tree.path()).unwrap();
+        let limits = Limits { names: 5, ..Limits::default() };
+        let base = Path::new("/");
+        let mut made = Extractor::new(&root, base, Ownership::Archive, Replace::Anything, limits);
+        let time = FileTime { seconds: 0, nanoseconds: 0 };
+        let mut add =
+            |path: &str| made.remember_time(&EntryPath::clean(path.as_bytes()).unwrap(), time);
+        add("ab").unwrap();
+        add("ab/c").unwrap_err();
+        let mut again = Extractor::new(&root, base, Ownership::Archive, Replace::Anything, limits);
+        for _ in 0..10 {
+            again.remember_time(&EntryPath::clean(b"12345").unwrap(), time).unwrap();
         }
     }
 

@@ -5,8 +5,9 @@ use std::io;
 use pouch_types::{Classified, ErrorKind};
 use serde::Serialize;
 
+use crate::limits::DIRECTORY_NAMES;
 use crate::stream::LimitError;
-use crate::tar::TarError;
+use crate::tar::{Broken, Place, TarError};
 
 /// Result of every verb.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
@@ -31,6 +32,14 @@ pub(crate) enum Failure {
         #[source]
         source: Box<Self>,
     },
+    #[error("behind entry {path:?}")]
+    Behind {
+        path: String,
+        #[source]
+        source: Box<Self>,
+    },
+    #[error("begin of the archive")]
+    Start(#[source] Box<Self>),
     #[error("{0}")]
     Refused(String),
     #[error("{0} is not a directory")]
@@ -43,25 +52,49 @@ pub(crate) enum Failure {
     },
     #[error("archive has more than {0} entries")]
     TooManyEntries(u64),
+    #[error("archive has more than {DIRECTORY_NAMES} bytes of directory names")]
+    TooManyNames,
+    #[error("extended attribute {0:?}")]
+    Xattr(String, #[source] Box<Self>),
 }
 
 impl Failure {
     /// Names the entry at which it failed.
     pub(crate) fn at(self, path: &[u8]) -> Self {
-        let path = String::from_utf8_lossy(path).chars().take(200).collect();
-        Self::Entry { path, source: Box::new(self) }
+        Self::Entry { path: shortened(path), source: Box::new(self) }
     }
 
     fn io_source(&self) -> Option<&io::Error> {
         match self {
             Self::Io { source, .. } | Self::Archive(TarError::Io(source)) => Some(source),
-            Self::Entry { source, .. } => source.io_source(),
+            Self::Entry { source, .. }
+            | Self::Behind { source, .. }
+            | Self::Start(source)
+            | Self::Xattr(_, source) => source.io_source(),
             _ => None,
         }
     }
 
     fn limit(&self) -> Option<&LimitError> {
         self.io_source()?.get_ref()?.downcast_ref()
+    }
+}
+
+/// What of a name goes into a message.
+pub(crate) fn shortened(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().take(200).collect()
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        let failure = Self::Archive(broken.error);
+        match broken.place {
+            Place::In(path) => failure.at(&path),
+            Place::Behind(path) => {
+                Self::Behind { path: shortened(&path), source: Box::new(failure) }
+            }
+            Place::Start => Self::Start(Box::new(failure)),
+        }
     }
 }
 
@@ -92,7 +125,10 @@ impl Classified for Failure {
                 ErrorKind::NotFound => ErrorKind::Invalid,
                 kind => kind,
             },
-            Self::TooManyEntries(_) => ErrorKind::ResourceExhausted,
+            Self::Behind { source, .. } | Self::Start(source) | Self::Xattr(_, source) => {
+                source.kind()
+            }
+            Self::TooManyEntries(_) | Self::TooManyNames => ErrorKind::ResourceExhausted,
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::extract::{EntryPath, Extractor, Limits, Ownership, Replace};
 use crate::failure::{Failure, Result};
+use crate::limits::ENTRY_OVERHEAD;
 use crate::stream::{ArchiveStream, Hashing};
 use crate::tar::{Entry, Kind, TarReader};
 
@@ -45,7 +46,7 @@ pub(crate) fn apply(root: &RootFd, limits: Limits, hashing: Hashing) -> Result<R
     }
     let read = |source| Failure::Io { what: "read layer", source };
     // Padding between small files is not content: the stream may be longer than the files are.
-    let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(1024));
+    let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(ENTRY_OVERHEAD));
     let mut stream = ArchiveStream::open(stream_limit, hashing).map_err(read)?;
     let extractor =
         Extractor::new(root, Path::new("/"), Ownership::Archive, Replace::Anything, limits);

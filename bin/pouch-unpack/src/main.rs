@@ -25,6 +25,7 @@ mod args;
 mod extract;
 mod failure;
 mod layer;
+mod limits;
 mod pack;
 mod put;
 mod sandbox;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn run(verb: Verb) -> Result<()> {
+    sandbox::close_inherited()?;
     // Modes of archives are exact.
     rustix::process::umask(Mode::empty());
     match verb {

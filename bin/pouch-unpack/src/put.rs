@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::extract::{EntryPath, Extractor, Limits, Ownership, Replace};
 use crate::failure::{Failure, Result};
+use crate::limits::ENTRY_OVERHEAD;
 use crate::stream::{ArchiveStream, Hashing};
 use crate::tar::TarReader;
 
@@ -31,7 +32,7 @@ pub(crate) fn extract(
         return Err(Failure::NotADirectory(path.display().to_string()));
     }
     let read = |source| Failure::Io { what: "read archive", source };
-    let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(1024));
+    let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(ENTRY_OVERHEAD));
     let mut stream = ArchiveStream::open(stream_limit, Hashing::Off).map_err(read)?;
     let mut extractor = Extractor::new(root, &path, ownership, replace, limits);
     let mut reader = TarReader::new(&mut stream);

@@ -15,16 +15,25 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::failure::{Failure, Result};
-
-/// Address space, bytes: decoders need at most 256 MiB.
-const MAX_MEMORY: u64 = 2 << 30;
-const MAX_FILES: u64 = 1024;
+use crate::limits::{FILES, MEMORY};
 
 /// Whether the work sets `trusted.*` attributes, which takes `CAP_SYS_ADMIN`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TrustedXattrs {
     Needed,
     Unused,
+}
+
+/// Closes what a careless parent left open. Call first: roots are named by path.
+#[expect(unsafe_code, reason = "neither rustix nor libc wraps this call")]
+pub(crate) fn close_inherited() -> Result<()> {
+    // SAFETY: takes numbers only, and nothing in this process owns a descriptor above 2 yet.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) };
+    if done == 0 {
+        return Ok(());
+    }
+    let source = io::Error::last_os_error();
+    Err(Failure::Sandbox { what: "inherited descriptors", source })
 }
 
 /// Confines the process to `roots` for the rest of its life.
@@ -38,8 +47,7 @@ pub(crate) fn enter(roots: &[&RootFd], trusted: TrustedXattrs) -> Result<()> {
 }
 
 fn limits() -> io::Result<()> {
-    for (resource, most) in
-        [(Resource::Core, 0), (Resource::As, MAX_MEMORY), (Resource::Nofile, MAX_FILES)]
+    for (resource, most) in [(Resource::Core, 0), (Resource::As, MEMORY), (Resource::Nofile, FILES)]
     {
         let maximum = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
         setrlimit(resource, Rlimit { current: Some(maximum), maximum: Some(maximum) })?;
@@ -149,8 +157,8 @@ const AUDIT_ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const AUDIT_ARCH: u32 = 0xc000_00b7;
 
-/// Everything that unpacking, the allocator and a panic call. `mmap` and `mprotect` are allowed
-/// apart, without `PROT_EXEC`.
+/// Everything that unpacking, the allocator and a panic call. Allowed apart: `mmap` and `mprotect`
+/// without `PROT_EXEC`, and `tgkill`, by which abort(3) ends, of this process alone.
 const ALLOWED: &[libc::c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -216,7 +224,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_statx,
     libc::SYS_symlinkat,
     libc::SYS_syncfs,
-    libc::SYS_tgkill,
     libc::SYS_umask,
     libc::SYS_unlinkat,
     libc::SYS_utimensat,
@@ -227,6 +234,7 @@ const ALLOWED: &[libc::c_long] = &[
 /// Offsets into `struct seccomp_data`; the argument's low half, on a little-endian machine.
 const DATA_NR: u32 = 0;
 const DATA_ARCH: u32 = 4;
+const DATA_ARG_0: u32 = 16;
 const DATA_ARG_2: u32 = 16 + 2 * 8;
 
 const LOAD: u16 = 0x20;
@@ -234,7 +242,7 @@ const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_ANY_BIT: u16 = 0x45;
 const RETURN: u16 = 0x06;
 
-fn program() -> Vec<libc::sock_filter> {
+fn program(own: rustix::process::Pid) -> Vec<libc::sock_filter> {
     let op = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
     let jump = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     let number = |call: libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
@@ -256,13 +264,19 @@ fn program() -> Vec<libc::sock_filter> {
         code.push(op(RETURN, libc::SECCOMP_RET_ALLOW));
         code.push(op(RETURN, deny));
     }
-    code.push(op(RETURN, deny));
+    code.extend([
+        jump(JUMP_IF_EQUAL, number(libc::SYS_tgkill), 0, 3),
+        op(LOAD, DATA_ARG_0),
+        jump(JUMP_IF_EQUAL, own.as_raw_pid().unsigned_abs(), 0, 1),
+        op(RETURN, libc::SECCOMP_RET_ALLOW),
+        op(RETURN, deny),
+    ]);
     code
 }
 
 #[expect(unsafe_code, reason = "neither rustix nor libc wraps this call")]
 fn seccomp() -> io::Result<()> {
-    let mut code = program();
+    let mut code = program(rustix::process::getpid());
     let filter = libc::sock_fprog {
         len: u16::try_from(code.len()).map_err(io::Error::other)?,
         filter: code.as_mut_ptr(),
@@ -300,6 +314,7 @@ mod tests {
             libc::SYS_mmap,
             libc::SYS_open_by_handle_at,
             libc::SYS_chroot,
+            libc::SYS_tgkill,
         ] {
             assert!(!ALLOWED.contains(&call), "{call}");
         }

@@ -7,21 +7,16 @@ use std::rc::Rc;
 
 use pouch_types::{Digest, Hasher};
 
+use crate::limits::{RATIO, RATIO_FLOOR, XZ_MEMORY, ZSTD_WINDOW_LOG};
+
 const BUFFER: usize = 256 * 1024;
-/// Longest expansion that is believed. Deflate cannot exceed 1032; xz and zstd reach more only
-/// with content that is one byte repeated.
-const MAX_RATIO: u64 = 4096;
-/// Unpacked bytes below which the ratio says nothing.
-const RATIO_FLOOR: u64 = 1 << 30;
-/// Memory of the xz decoder: `xz -9` needs 65 MiB.
-const XZ_MEMORY: u64 = 256 << 20;
 
 /// A guard ended the stream.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LimitError {
     #[error("archive is longer than {0} bytes unpacked")]
     Length(u64),
-    #[error("archive expands more than {MAX_RATIO} times")]
+    #[error("archive expands more than {RATIO} times")]
     Ratio,
 }
 
@@ -98,7 +93,7 @@ impl<R: Read> Read for Guarded<R> {
         if self.out > self.max_bytes {
             return Err(io::Error::other(LimitError::Length(self.max_bytes)));
         }
-        if self.out > self.ratio_floor && self.out / MAX_RATIO > self.raw.borrow().bytes {
+        if self.out > self.ratio_floor && self.out / RATIO > self.raw.borrow().bytes {
             return Err(io::Error::other(LimitError::Ratio));
         }
         Ok(n)
@@ -153,7 +148,11 @@ impl ArchiveStream {
         let decoder: Box<dyn Read> = match format {
             Format::Identity => Box::new(input),
             Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-            Format::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
+            Format::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                Box::new(decoder)
+            }
             Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
             Format::Xz => {
                 let flags = liblzma::stream::CONCATENATED;

@@ -1,5 +1,6 @@
 //! What can go wrong below a root.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused.
-    #[error("{operation} {}", path.display())]
+    #[error("{operation} {}", Shown(path))]
     Io {
         /// What was tried, as the manual page calls it.
         operation: &'static str,
@@ -28,7 +29,7 @@ pub enum Error {
     #[error("the kernel cannot resolve paths inside a root: Linux 5.6 or newer is needed")]
     KernelTooOld,
     /// A reader of small files met something else.
-    #[error("{} is not a regular file but a {found}", path.display())]
+    #[error("{} is not a regular file but a {found}", Shown(path))]
     NotRegular {
         /// The offending path.
         path: PathBuf,
@@ -36,7 +37,7 @@ pub enum Error {
         found: &'static str,
     },
     /// A file is longer than its reader accepts.
-    #[error("{} is longer than the limit of {limit} bytes", path.display())]
+    #[error("{} is longer than the limit of {limit} bytes", Shown(path))]
     TooLarge {
         /// The offending path.
         path: PathBuf,
@@ -44,7 +45,7 @@ pub enum Error {
         limit: u64,
     },
     /// A text file holds other bytes.
-    #[error("{} is not UTF-8 text", path.display())]
+    #[error("{} is not UTF-8 text", Shown(path))]
     NotText {
         /// The offending path.
         path: PathBuf,
@@ -56,17 +57,34 @@ pub enum Error {
         name: PathBuf,
     },
     /// Removal met another file system or mount and stopped there.
-    #[error("{} is a mount point", path.display())]
+    #[error("{} is a mount point", Shown(path))]
     MountPoint {
         /// The mount point.
         path: PathBuf,
     },
     /// The path was renamed under the resolver again and again.
-    #[error("{} keeps changing while it is resolved", path.display())]
+    #[error("{} keeps changing while it is resolved", Shown(path))]
     Unstable {
         /// The path.
         path: PathBuf,
     },
+}
+
+/// A path as messages show it: names come from others, and a control character in one must not
+/// steer the terminal that the message reaches.
+struct Shown<'a>(&'a Path);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for part in self.0.display().to_string().chars() {
+            if part.is_control() {
+                write!(f, "{}", part.escape_default())?;
+            } else {
+                f.write_char(part)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Error {

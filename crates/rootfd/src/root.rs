@@ -193,14 +193,24 @@ impl RootFd {
     /// # Errors
     /// `EEXIST` at a dangling link, `ENOTDIR`, and as [`RootFd::resolve`].
     pub fn create_dir_all(&self, path: impl AsRef<Path>, mode: u32) -> Result<PinnedFd> {
-        let mut done = PathBuf::from("/");
-        let mut here = self.pin()?;
-        for component in path.as_ref().components() {
-            let name = match component {
-                Component::Normal(name) => name,
-                Component::ParentDir => OsStr::new(".."),
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
-            };
+        let mut missing = Vec::new();
+        let mut done = Path::new("/").join(path);
+        // Upwards to what is there, so that a deep path costs what is made of it.
+        let mut here = loop {
+            match self.subdir(&done) {
+                Err(error) if error.is_not_found() => {}
+                found => break found?,
+            }
+            match done.components().next_back() {
+                Some(Component::Normal(name)) => missing.push(name.to_owned()),
+                Some(Component::ParentDir) => missing.push("..".into()),
+                Some(Component::CurDir | Component::RootDir | Component::Prefix(_)) | None => {}
+            }
+            if !done.pop() {
+                break self.pin()?;
+            }
+        };
+        for name in missing.iter().rev() {
             // Each prefix is resolved from the root again, because only the root bounds `..` and
             // absolute links.
             done.push(name);

@@ -16,6 +16,8 @@ pub(crate) use write::TarWriter;
 
 use pouch_rootfd::FileTime;
 
+use crate::limits::{EXTENSION, EXTENSIONS, XATTR_NAME, XATTR_VALUE, XATTRS};
+
 /// Everything in a tar is a multiple of this.
 pub(crate) const BLOCK: usize = 512;
 
@@ -54,6 +56,24 @@ pub(crate) struct Entry {
     pub(crate) sparse: Option<Vec<Segment>>,
 }
 
+/// Where in an archive something is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the entry of that name.
+    In(Vec<u8>),
+    /// Behind the entry of that name: the next one's cannot be read.
+    Behind(Vec<u8>),
+    /// Before any entry.
+    Start,
+}
+
+/// Why the next entry cannot be had, and where that is.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) place: Place,
+    pub(crate) error: TarError,
+}
+
 /// An archive that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TarError {
@@ -67,11 +87,21 @@ pub(crate) enum TarError {
     Field(&'static str),
     #[error("damaged archive: bad extended header record")]
     Pax,
-    #[error("archive has an extended header of {0} bytes")]
+    #[error("extended header of {0} bytes, at most {EXTENSION} are read")]
     HeaderTooLong(u64),
+    #[error("more than {EXTENSIONS} extended headers")]
+    TooManyHeaders,
+    #[error("more than {XATTRS} extended attributes")]
+    TooManyXattrs,
+    #[error("extended attribute whose name has {0} bytes, at most {XATTR_NAME} are possible")]
+    XattrName(usize),
+    #[error("extended attribute {name:?} of {length} bytes, at most {XATTR_VALUE} are possible")]
+    XattrValue { name: String, length: usize },
+    #[error("no device has the number {0}:{1}")]
+    Device(u32, u32),
     #[error("damaged archive: sparse map does not fit the file")]
     Sparse,
-    #[error("archive has an entry of unknown type {0:?}")]
+    #[error("entries of type {0:?} are not supported")]
     UnknownType(char),
     #[error("a file name in the archive contains a NUL byte")]
     NulInName,

@@ -3,6 +3,7 @@
 use pouch_rootfd::FileTime;
 
 use super::TarError;
+use crate::limits::{XATTR_NAME, XATTR_VALUE, XATTRS};
 
 /// What the extended headers before an entry override.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub(super) struct Overrides {
     pub(super) modified: Option<FileTime>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse: SparseRecords,
+    /// Why the headers cannot be believed.
+    pub(super) broken: Option<TarError>,
 }
 
 /// GNU's three ways to describe a sparse file in pax records.
@@ -89,11 +92,26 @@ fn apply(key: &[u8], value: &[u8], to: &mut Overrides) -> Result<(), TarError> {
                 if name.is_empty() || name.contains(&0) {
                     return Err(TarError::Pax);
                 }
-                to.xattrs.retain(|(known, _)| known != name);
-                to.xattrs.push((name.to_vec(), value.to_vec()));
+                xattr(name, value, to)?;
             }
         }
     }
+    Ok(())
+}
+
+fn xattr(name: &[u8], value: &[u8], to: &mut Overrides) -> Result<(), TarError> {
+    if name.len() > XATTR_NAME {
+        return Err(TarError::XattrName(name.len()));
+    }
+    if value.len() > XATTR_VALUE {
+        let name = String::from_utf8_lossy(name).into_owned();
+        return Err(TarError::XattrValue { name, length: value.len() });
+    }
+    to.xattrs.retain(|(known, _)| known != name);
+    if to.xattrs.len() == XATTRS {
+        return Err(TarError::TooManyXattrs);
+    }
+    to.xattrs.push((name.to_vec(), value.to_vec()));
     Ok(())
 }
 
@@ -168,6 +186,24 @@ mod tests {
         assert_eq!(at("0.0000000019"), FileTime { seconds: 0, nanoseconds: 1 });
         assert!(timestamp(b"1e9").is_err());
         assert!(timestamp(b"9999999999999999999").is_err());
+    }
+
+    #[test]
+    fn attributes_have_the_kernel_s_bounds() {
+        let add = |to: &mut Overrides, name: &str, length: usize| {
+            apply(format!("SCHILY.xattr.user.{name}").as_bytes(), &vec![7; length], to)
+        };
+        let mut to = Overrides::default();
+        add(&mut to, &"n".repeat(XATTR_NAME - 5), XATTR_VALUE).unwrap();
+        let long = add(&mut to, &"n".repeat(XATTR_NAME - 4), 1);
+        assert!(matches!(long, Err(TarError::XattrName(256))));
+        let wide = add(&mut to, "wide", XATTR_VALUE + 1);
+        assert!(matches!(wide, Err(TarError::XattrValue { length: 65_537, .. })));
+        for n in 1..XATTRS {
+            add(&mut to, &n.to_string(), 1).unwrap();
+        }
+        add(&mut to, "7", 2).unwrap();
+        assert!(matches!(add(&mut to, "more", 1), Err(TarError::TooManyXattrs)));
     }
 
     #[test]

@@ -6,13 +6,8 @@ use pouch_rootfd::FileTime;
 
 use super::pax::{self, Overrides};
 use super::sparse::{self, Segment};
-use super::{BLOCK, Entry, Kind, TarError};
-
-/// Longest extended header or long name; as Go's reader, so that no image works there and not
-/// here.
-const MAX_EXTENSION: u64 = 1 << 20;
-/// Extended headers before one entry.
-const MAX_EXTENSIONS: u32 = 16;
+use super::{BLOCK, Broken, Entry, Kind, Place, TarError};
+use crate::limits::{DEVICE_MAJOR, DEVICE_MINOR, EXTENSION, EXTENSIONS, SEGMENTS};
 
 /// Iterates over the entries of a tar.
 #[derive(Debug)]
@@ -24,43 +19,74 @@ pub(crate) struct TarReader<R> {
     padding: u64,
     /// The end was seen.
     done: bool,
+    /// The name of the current entry, for messages; `None` before the first.
+    name: Option<Vec<u8>>,
 }
 
 impl<R: BufRead> TarReader<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, left: 0, padding: 0, done: false }
+        Self { inner, left: 0, padding: 0, done: false, name: None }
     }
 
     /// The next entry; its data are then read from `self`.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, Broken> {
+        if let Err(error) = self.skip_rest() {
+            let place = self.name.take().map_or(Place::Start, Place::In);
+            return Err(Broken { place, error });
+        }
+        let extended = self.extended().map_err(|error| {
+            let place = self.name.take().map_or(Place::Start, Place::Behind);
+            Broken { place, error }
+        })?;
+        let Some((block, mut overrides)) = extended else { return Ok(None) };
+        let header = Header(&block);
+        let path = overrides.path.clone().unwrap_or_else(|| header.path());
+        let broken = |error| Broken { place: Place::In(path.clone()), error };
+        if let Some(error) = overrides.broken.take() {
+            return Err(broken(error));
+        }
+        let entry = self.entry(&header, path.clone(), overrides).map_err(broken)?;
+        self.name = Some(entry.path.clone());
+        Ok(Some(entry))
+    }
+
+    /// The next entry's header with what the extended headers before it say; `None` at the end.
+    fn extended(&mut self) -> Result<Option<([u8; BLOCK], Overrides)>, TarError> {
         let mut overrides = Overrides::default();
         let mut extensions = 0u32;
+        let mut expects_entry = false;
         loop {
             self.skip_rest()?;
             let Some(block) = self.next_header()? else {
-                return if extensions == 0 { Ok(None) } else { Err(TarError::Truncated) };
+                return if expects_entry { Err(TarError::Truncated) } else { Ok(None) };
             };
             let header = Header(&block);
             header.check()?;
-            let size = header.number(124, 12, "size")?;
             let kind = block[156];
-            if matches!(kind, b'x' | b'g' | b'L' | b'K') {
-                extensions += 1;
-                if size > MAX_EXTENSION || extensions > MAX_EXTENSIONS {
-                    return Err(TarError::HeaderTooLong(size));
-                }
-                self.begin(size);
-                let data = self.extension(size)?;
-                match kind {
-                    b'x' => pax::parse(&data, &mut overrides)?,
-                    b'L' => overrides.path = Some(until_nul(&data).to_vec()),
-                    b'K' => overrides.link = Some(until_nul(&data).to_vec()),
-                    // Defaults for the whole archive: neither Docker nor containerd applies them.
-                    _ => {}
-                }
-                continue;
+            if !matches!(kind, b'x' | b'g' | b'L' | b'K') {
+                return Ok(Some((block, overrides)));
             }
-            return self.entry(&header, kind, size, overrides).map(Some);
+            let size = header.number(124, 12, "size")?;
+            extensions += 1;
+            if extensions > EXTENSIONS {
+                return Err(TarError::TooManyHeaders);
+            }
+            if size > EXTENSION {
+                return Err(TarError::HeaderTooLong(size));
+            }
+            self.begin(size);
+            let data = self.extension(size)?;
+            // Defaults for the whole archive: neither Docker nor containerd applies them.
+            expects_entry |= kind != b'g';
+            match kind {
+                // Told with the entry, whose name may be in the header behind this one.
+                b'x' if overrides.broken.is_none() => {
+                    overrides.broken = pax::parse(&data, &mut overrides).err();
+                }
+                b'L' => overrides.path = Some(until_nul(&data).to_vec()),
+                b'K' => overrides.link = Some(until_nul(&data).to_vec()),
+                _ => {}
+            }
         }
     }
 
@@ -129,11 +155,11 @@ impl<R: BufRead> TarReader<R> {
     fn entry(
         &mut self,
         header: &Header<'_>,
-        type_flag: u8,
-        header_size: u64,
+        mut path: Vec<u8>,
         over: Overrides,
     ) -> Result<Entry, TarError> {
-        let mut path = over.path.unwrap_or_else(|| header.path());
+        let header_size = header.number(124, 12, "size")?;
+        let type_flag = header.0[156];
         let kind = match type_flag {
             // Before POSIX a directory was a file whose name ends in a slash.
             b'0' | 0 | b'7' if path.ends_with(b"/") => Kind::Directory,
@@ -176,7 +202,7 @@ impl<R: BufRead> TarReader<R> {
             u32::try_from(value).ok().filter(|id| *id != u32::MAX).ok_or(TarError::Field(field))
         };
         let device = if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
-            (header.device(329, "devmajor")?, header.device(337, "devminor")?)
+            header.device()?
         } else {
             (0, 0)
         };
@@ -213,7 +239,7 @@ impl<R: BufRead> TarReader<R> {
             self.inner.read_exact(&mut block).map_err(|_| TarError::Truncated)?;
             more = segments(&block[..504], &mut map)? && block[504] != 0;
             // The cap, before the next block is believed.
-            if map.len() > 1 << 16 {
+            if map.len() > SEGMENTS {
                 return Err(TarError::Sparse);
             }
         }
@@ -302,8 +328,16 @@ impl Header<'_> {
         number(&self.0[at..at + length]).ok_or(TarError::Field(field))
     }
 
-    fn device(&self, at: usize, field: &'static str) -> Result<u32, TarError> {
-        u32::try_from(self.number(at, 8, field)?).map_err(|_| TarError::Field(field))
+    /// Major and minor number.
+    fn device(&self) -> Result<(u32, u32), TarError> {
+        let part = |at, field| {
+            u32::try_from(self.number(at, 8, field)?).map_err(|_| TarError::Field(field))
+        };
+        let (major, minor) = (part(329, "devmajor")?, part(337, "devminor")?);
+        if major > DEVICE_MAJOR || minor > DEVICE_MINOR {
+            return Err(TarError::Device(major, minor));
+        }
+        Ok((major, minor))
     }
 
     /// A number that base 256 may give as negative.

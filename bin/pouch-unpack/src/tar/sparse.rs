@@ -3,9 +3,7 @@
 use std::io::Read;
 
 use super::{BLOCK, TarError};
-
-/// Longest map that is believed; a file with more holes than this is no accident.
-const MAX_SEGMENTS: usize = 1 << 16;
+use crate::limits::SEGMENTS;
 
 /// A run of stored bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +23,7 @@ pub(super) fn check(map: &[Segment], size: u64, stored: u64) -> Result<(), TarEr
         end = segment.offset.checked_add(segment.length).ok_or(TarError::Sparse)?;
         total += segment.length;
     }
-    if map.len() > MAX_SEGMENTS || end > size || total != stored {
+    if map.len() > SEGMENTS || end > size || total != stored {
         return Err(TarError::Sparse);
     }
     Ok(())
@@ -33,7 +31,7 @@ pub(super) fn check(map: &[Segment], size: u64, stored: u64) -> Result<(), TarEr
 
 /// Segments from a flat list of offsets and lengths.
 pub(super) fn from_pairs(pairs: &[u64]) -> Result<Vec<Segment>, TarError> {
-    if !pairs.len().is_multiple_of(2) || pairs.len() / 2 > MAX_SEGMENTS {
+    if !pairs.len().is_multiple_of(2) || pairs.len() / 2 > SEGMENTS {
         return Err(TarError::Sparse);
     }
     Ok(pairs.chunks_exact(2).map(|p| Segment { offset: p[0], length: p[1] }).collect())
@@ -44,7 +42,7 @@ pub(super) fn from_pairs(pairs: &[u64]) -> Result<Vec<Segment>, TarError> {
 pub(super) fn read_map_1_0(data: &mut impl Read) -> Result<(Vec<Segment>, u64), TarError> {
     let mut lines = Lines { data, block: [0; BLOCK], at: BLOCK, taken: 0 };
     let count = usize::try_from(lines.number()?).map_err(|_| TarError::Sparse)?;
-    if count > MAX_SEGMENTS {
+    if count > SEGMENTS {
         return Err(TarError::Sparse);
     }
     let mut map = Vec::new();
