@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pouch_containerd_grpc::{Code, Status};
 use pouch_types::{Classified, ErrorKind};
 
 /// A failed call of a backend.
@@ -34,6 +35,14 @@ pub enum Error {
         stage: &'static str,
         /// The container.
         container: String,
+        /// What the transport said.
+        message: String,
+    },
+    /// containerd cannot be reached or does not answer.
+    #[error("containerd unavailable: {stage}: {message}")]
+    Unreachable {
+        /// What was under way; it may have been done or not.
+        stage: &'static str,
         /// What the transport said.
         message: String,
     },
@@ -76,6 +85,36 @@ impl Error {
     }
 }
 
+/// What containerd's Go code adds to an error that has no better class.
+const UNCLASSED: &str = ": unknown";
+
+impl Error {
+    pub(crate) fn grpc(stage: &'static str, status: &Status) -> Self {
+        if pouch_containerd_grpc::is_unreachable(status) {
+            return Self::Unreachable { stage, message: status.message().to_owned() };
+        }
+        let message = status.message();
+        let message = message.strip_suffix(UNCLASSED).unwrap_or(message);
+        Self::Refused { kind: kind_of_grpc(status.code()), message: message.to_owned() }
+    }
+}
+
+fn kind_of_grpc(code: Code) -> ErrorKind {
+    match code {
+        Code::NotFound => ErrorKind::NotFound,
+        Code::AlreadyExists => ErrorKind::AlreadyExists,
+        Code::FailedPrecondition => ErrorKind::Conflict,
+        Code::InvalidArgument | Code::OutOfRange => ErrorKind::Invalid,
+        Code::Unimplemented => ErrorKind::Unsupported,
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
+        Code::Unavailable => ErrorKind::Unavailable,
+        Code::ResourceExhausted => ErrorKind::ResourceExhausted,
+        Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+        Code::Cancelled | Code::Aborted => ErrorKind::Cancelled,
+        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => ErrorKind::Internal,
+    }
+}
+
 fn kind_of(code: ttrpc::Code) -> ErrorKind {
     use ttrpc::Code;
     match code {
@@ -98,7 +137,7 @@ impl Classified for Error {
         match self {
             Self::Refused { kind, .. } => *kind,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
-            Self::Disconnected { .. } => ErrorKind::Unavailable,
+            Self::Disconnected { .. } | Self::Unreachable { .. } => ErrorKind::Unavailable,
             Self::Io { source, .. } => pouch_types::error::io_kind(source),
             Self::Codec(_) => ErrorKind::Internal,
         }

@@ -11,12 +11,15 @@
 //!   while no consumer listens is found again by [`Client::load_all`] and in the exit file, which
 //!   the shim makes durable before it reports.
 //!
-//! [`local`] drives shims itself; a remote backend speaks to an existing containerd.
+//! [`local`] drives shims itself; [`remote`] speaks to an existing containerd.
 
 #![forbid(unsafe_code)]
 
 mod error;
 pub mod local;
+mod options;
+pub mod remote;
+mod streams;
 
 use std::fmt::Debug;
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ const FLOORS: &[(u8, &[&str])] = &[
         20,
         &[
             "registry",
+            "containerd-grpc",
             "content",
             "cgroup",
             "heap",

@@ -13,9 +13,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pouch_protocol::task_ttrpc_v2::TaskClient;
 use pouch_protocol::types::Status;
-use pouch_protocol::{MessageField, options, task as proto, to_jiff};
+use pouch_protocol::{MessageField, task as proto, to_jiff};
 use pouch_types::ContainerId;
-use pouch_types::spec::LogDriver;
 use rustix::process::{Pid, PidfdFlags, Signal as RawSignal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
@@ -24,8 +23,8 @@ use tokio::net::UnixStream;
 use super::Shared;
 use super::task::LocalTask;
 use crate::{
-    CgroupDriver, Container, CreateRequest, Error, Event, ExitStatus, Loaded, LoadedTask, LogMode,
-    Result, Stdin, Stdio, Task, Terminal,
+    Container, CreateRequest, Error, Event, ExitStatus, Loaded, LoadedTask, Result, Stdin, Stdio,
+    Task, Terminal, options, streams,
 };
 
 /// Making a container includes mounts and a runtime; a loaded disk may take its time.
@@ -37,9 +36,6 @@ const LOAD: Duration = Duration::from_secs(2);
 
 /// By how much the transport's deadline is behind ours, so that our own error comes first.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// URI that asks the shim to hold a stream itself.
-const HELD: &str = "pouch-io:";
 
 /// Identity of a shim process, so that its pid is never trusted alone.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -219,7 +215,11 @@ impl Shim {
     }
 
     fn task(&self, client: TaskClient, pid: u32) -> LocalTask {
-        LocalTask::new(client, self.id.clone(), self.bundle.join("io.sock"), pid)
+        LocalTask::new(client, self.id.clone(), self.io_socket(), pid)
+    }
+
+    fn io_socket(&self) -> PathBuf {
+        self.bundle.join("io.sock")
     }
 
     /// Reports the shim's end unless it was expected.
@@ -235,44 +235,6 @@ impl Shim {
                 let _ = events.send(Event::Lost { container: id }).await;
             }
         });
-    }
-
-    fn options(&self, request: &CreateRequest, stdio: Stdio) -> Result<pouch_protocol::Any> {
-        let path = |p: &Path| p.to_string_lossy().into_owned();
-        let log = request.log.as_ref().map(|log| {
-            let (non_blocking, buffer_size) = match log.mode {
-                LogMode::Blocking => (false, 0),
-                LogMode::NonBlocking(bytes) => (true, bytes),
-            };
-            options::LogOptions {
-                driver: log.driver.as_str().to_owned(),
-                path: path(&log.path),
-                max_size: log.max_size,
-                max_files: log.max_files,
-                non_blocking,
-                buffer_size,
-                extra: log.attributes.iter().cloned().collect(),
-                ..Default::default()
-            }
-        });
-        let none = || options::LogOptions {
-            driver: LogDriver::None.as_str().to_owned(),
-            ..Default::default()
-        };
-        let message = options::Options {
-            runtime_binary: request.runtime.binary.as_deref().map(path).unwrap_or_default(),
-            runtime_root: path(&request.runtime.root),
-            systemd_cgroup: request.runtime.cgroup_driver == CgroupDriver::Systemd,
-            log: MessageField::some(log.unwrap_or_else(none)),
-            exit_file: path(&request.exit_file),
-            generation: request.generation,
-            io_socket: path(&self.bundle.join("io.sock")),
-            stdin_once: stdio.stdin == Stdin::Once,
-            runtime_args: request.runtime.args.clone(),
-            ..Default::default()
-        };
-        pouch_protocol::any(options::OPTIONS_TYPE, &message)
-            .map_err(|e| Error::Codec(e.to_string()))
     }
 
     /// Ends the shim process, whatever it does, and waits until it is gone.
@@ -359,7 +321,7 @@ impl Container for Shim {
             options: mount.options.clone(),
             ..Default::default()
         });
-        let held = || HELD.to_owned();
+        let held = || streams::HELD.to_owned();
         let request = proto::CreateTaskRequest {
             id: self.id.to_string(),
             bundle: self.bundle.to_string_lossy().into_owned(),
@@ -368,7 +330,7 @@ impl Container for Shim {
             stdin: if stdio.stdin == Stdin::Null { String::new() } else { held() },
             stdout: held(),
             stderr: if stdio.terminal == Terminal::Yes { String::new() } else { held() },
-            options: MessageField::some(self.options(create, stdio)?),
+            options: MessageField::some(options::pack(create, stdio, &self.io_socket())?),
             ..Default::default()
         };
         let context = ttrpc::context::with_duration(CREATE + GRACE);

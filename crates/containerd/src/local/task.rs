@@ -9,12 +9,10 @@ use async_trait::async_trait;
 use pouch_protocol::task_ttrpc_v2::TaskClient;
 use pouch_protocol::{Any, MessageField, task as proto};
 use pouch_types::spec::Attach;
-use pouch_types::{ContainerId, ErrorKind, Signal};
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use pouch_types::{ContainerId, Signal};
 use tokio::net::UnixStream;
 
-use crate::{Error, Process, Result, Stdin, Stdio, Task, Terminal};
+use crate::{Error, Process, Result, Stdin, Stdio, Task, Terminal, streams};
 
 /// What only sends a signal or writes a file.
 const QUICK: Duration = Duration::from_secs(10);
@@ -22,8 +20,6 @@ const QUICK: Duration = Duration::from_secs(10);
 const RUNTIME: Duration = Duration::from_secs(30);
 /// By how much the transport's deadline is behind ours.
 const GRACE: Duration = Duration::from_secs(2);
-/// Longest answer of the io socket to its one-line request.
-const HELLO_MAX: usize = 4096;
 
 /// Awaits one call with a deadline and names the stage in errors.
 macro_rules! call {
@@ -77,20 +73,6 @@ impl std::fmt::Debug for LocalTask {
     }
 }
 
-#[derive(Serialize)]
-struct Hello<'a> {
-    id: &'a str,
-    stdin: bool,
-    stdout: bool,
-    stderr: bool,
-}
-
-#[derive(Deserialize)]
-struct Welcome {
-    #[serde(default)]
-    error: Option<String>,
-}
-
 #[async_trait]
 impl Process for LocalTask {
     fn pid(&self) -> u32 {
@@ -133,46 +115,8 @@ impl Process for LocalTask {
     }
 
     async fn attach(&self, streams: Attach) -> Result<UnixStream> {
-        let work = async {
-            let mut stream = UnixStream::connect(&self.io_socket).await?;
-            let hello = Hello {
-                id: &self.exec,
-                stdin: streams.stdin,
-                stdout: streams.stdout,
-                stderr: streams.stderr,
-            };
-            let mut line = serde_json::to_vec(&hello)?;
-            line.push(b'\n');
-            stream.write_all(&line).await?;
-            let answer = read_line(&mut stream).await?;
-            let welcome: Welcome = serde_json::from_slice(&answer)?;
-            std::io::Result::Ok((stream, welcome))
-        };
-        let (stream, welcome) = tokio::time::timeout(QUICK, work)
-            .await
-            .map_err(|_| Error::Deadline {
-                stage: "the shim's attach",
-                container: self.id.to_string(),
-                after: QUICK,
-            })?
-            .map_err(Error::io("attach to", &self.io_socket))?;
-        match welcome.error {
-            Some(message) => Err(Error::Refused { kind: ErrorKind::Conflict, message }),
-            None => Ok(stream),
-        }
+        streams::attach(&self.io_socket, &self.id, &self.exec, streams).await
     }
-}
-
-/// Reads byte by byte up to a newline: what follows it belongs to the stream.
-async fn read_line(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    while line.len() < HELLO_MAX {
-        match stream.read_u8().await? {
-            b'\n' => return Ok(line),
-            byte => line.push(byte),
-        }
-    }
-    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the shim's answer has no end"))
 }
 
 #[async_trait]
@@ -192,7 +136,7 @@ impl Task for LocalTask {
     }
 
     async fn exec(&self, id: &str, process: Vec<u8>, stdio: Stdio) -> Result<Arc<dyn Process>> {
-        let held = || "pouch-io:".to_owned();
+        let held = || streams::HELD.to_owned();
         let terminal = stdio.terminal == Terminal::Yes;
         let request = proto::ExecProcessRequest {
             id: self.id.to_string(),

@@ -1,0 +1,218 @@
+//! The remote backend: an existing containerd drives the shims, over its gRPC API.
+//!
+//! Calls are the fewest that the job allows: a start is `Containers.Create`, `Tasks.Create` and
+//! `Tasks.Start`; an end is `Tasks.Delete` and `Containers.Delete`. Nothing is asked that is known
+//! already, no call waits for a container, and exits come from one stream of events. Events are
+//! not repeated, so each (re)connection subscribes first, then lists, then reconciles.
+//!
+//! Containers of this daemon carry labels, of which [`labels::OWNER`] tells several daemons on one
+//! namespace apart. Streams, logs and exit files are our shim's, as with the embedded backend: it
+//! is told by the same options. Its `io.sock` lies in `<state>/r/<container id>/`.
+//!
+//! The only map by id is that of the runs that events are routed to.
+
+mod call;
+mod container;
+mod events;
+mod run;
+mod strays;
+mod task;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pouch_containerd_grpc::containers::ListContainersRequest;
+use pouch_containerd_grpc::tasks::{ListTasksRequest, Process};
+use pouch_containerd_grpc::{Pool, PoolConfig, containers};
+use tokio::sync::{mpsc, watch};
+
+use crate::{Client, Container, CreateRequest, Error, Event, Loaded, Result};
+use call::{Call, LISTS, QUICK};
+use container::RemoteContainer;
+use run::Runs;
+use strays::Strays;
+
+/// Events that may wait for their consumer; the stream waits in turn.
+const EVENT_QUEUE: usize = 1024;
+/// Time that containerd has to come when the daemon starts: both may be starting.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Pause between attempts meanwhile.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Labels of containers.
+pub(crate) mod labels {
+    /// Which daemon a container belongs to.
+    pub(crate) const OWNER: &str = "dev.pouch.owner";
+    /// Number of the run.
+    pub(crate) const GENERATION: &str = "dev.pouch.generation";
+    /// Where the run's end is recorded.
+    pub(crate) const EXIT_FILE: &str = "dev.pouch.exit-file";
+}
+
+/// Where containerd is, and where its shims find things of ours.
+#[derive(Debug, Clone)]
+pub struct RemoteConfig {
+    /// containerd's socket.
+    pub socket: PathBuf,
+    /// Namespace of all our objects.
+    pub namespace: String,
+    /// Connections at most.
+    pub connections: NonZeroUsize,
+    /// State directory, lost at a reboot.
+    pub state: PathBuf,
+    /// The shim's binary, absolute: containerd starts it by this path.
+    pub shim: PathBuf,
+    /// Tells the containers of several daemons in one namespace apart, in 1000 bytes at most.
+    pub owner: String,
+}
+
+/// The remote backend.
+#[derive(Debug)]
+pub struct Remote {
+    shared: Arc<Shared>,
+    version: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: RemoteConfig,
+    pub(crate) pool: Pool,
+    pub(crate) runs: Runs,
+    pub(crate) strays: Strays,
+    /// Set once the containers of before are in `runs`, where events find them.
+    loaded: watch::Sender<bool>,
+}
+
+impl Remote {
+    /// Connects to containerd and subscribes to its events. A containerd that is not there yet is
+    /// waited for.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when it does not come; what it says when it is not a containerd.
+    pub async fn open(config: RemoteConfig) -> Result<(Self, mpsc::Receiver<Event>)> {
+        let pool = Pool::new(PoolConfig {
+            socket: config.socket.clone(),
+            namespace: config.namespace.clone(),
+            connections: config.connections,
+        })
+        .map_err(|e| Error::Codec(e.to_string()))?;
+        container::create_private_dir(&config.state.join(container::DIRECTORY))?;
+        let version = await_server(&pool).await?;
+        tracing::info!(socket = %config.socket.display(), version, "connected to containerd");
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        let shared = Arc::new(Shared {
+            config,
+            pool,
+            runs: Runs::default(),
+            strays: Strays::default(),
+            loaded: watch::Sender::new(false),
+        });
+        let (subscribed, mut first) = watch::channel(false);
+        tokio::spawn(events::run(Arc::clone(&shared), events, subscribed));
+        let subscribed = tokio::time::timeout(PATIENCE, first.wait_for(|yes| *yes)).await;
+        match subscribed {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => {
+                return Err(Error::Unreachable {
+                    stage: "subscribe to events",
+                    message: format!("no subscription within {} s", PATIENCE.as_secs()),
+                });
+            }
+        }
+        Ok((Self { shared, version }, receiver))
+    }
+
+    /// What the server said of its version when the daemon started.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+}
+
+/// The server's version, as soon as there is a server.
+async fn await_server(pool: &Pool) -> Result<String> {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    let mut told = false;
+    loop {
+        let call = Call { stage: "version", container: "-", limit: QUICK };
+        match call.answer(pool.version().version(call.request(()))).await {
+            Ok(version) => return Ok(version.version),
+            Err(error @ Error::Unreachable { .. }) if tokio::time::Instant::now() < end => {
+                if !told {
+                    told = true;
+                    tracing::warn!(%error, "waiting for containerd");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl Shared {
+    /// The containers of this daemon that containerd knows.
+    pub(crate) async fn list_containers(&self) -> Result<Vec<containers::Container>> {
+        let call = Call { stage: "list containers", container: "-", limit: LISTS };
+        let quoted = self.config.owner.replace('\\', "\\\\").replace('"', "\\\"");
+        let filter = format!("labels.\"{}\"==\"{quoted}\"", labels::OWNER);
+        let request = call.request(ListContainersRequest { filters: vec![filter] });
+        let collect = async {
+            // A stream: a thousand specifications are more than one message holds.
+            let mut stream = call.answer(self.pool.containers().list_stream(request)).await?;
+            let mut found = Vec::new();
+            while let Some(message) =
+                stream.message().await.map_err(|status| Error::grpc(call.stage, &status))?
+            {
+                found.extend(message.container);
+            }
+            Ok(found)
+        };
+        tokio::time::timeout(LISTS, collect).await.map_err(|_| call.unanswered())?
+    }
+
+    /// All tasks of the namespace.
+    pub(crate) async fn list_tasks(&self) -> Result<Vec<Process>> {
+        let call = Call { stage: "list tasks", container: "-", limit: LISTS };
+        let request = call.request(ListTasksRequest {});
+        Ok(call.answer(self.pool.tasks().list(request)).await?.tasks)
+    }
+}
+
+#[async_trait]
+impl Client for Remote {
+    async fn create(&self, request: CreateRequest) -> Result<Arc<dyn Container>> {
+        let container = RemoteContainer::create(Arc::clone(&self.shared), request).await?;
+        Ok(Arc::new(container))
+    }
+
+    async fn load_all(&self) -> Result<Vec<Loaded>> {
+        let (containers, tasks) =
+            tokio::join!(self.shared.list_containers(), self.shared.list_tasks());
+        // A list of tasks waits for all shims, and one that hangs may be too much for it. Then
+        // each is taken for silent, and the consumer's records serve.
+        let tasks = match tasks {
+            Ok(tasks) => Some(tasks),
+            Err(error @ Error::Refused { .. }) => {
+                tracing::error!(%error, "the tasks are not known");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let mut loaded = Vec::new();
+        for container in containers? {
+            let task = match &tasks {
+                None => container::Known::Unknown,
+                Some(tasks) => tasks
+                    .iter()
+                    .find(|task| task.id == container.id)
+                    .map_or(container::Known::Absent, container::Known::Present),
+            };
+            loaded.extend(RemoteContainer::load(&self.shared, &container, task).await);
+        }
+        self.shared.loaded.send_replace(true);
+        Ok(loaded)
+    }
+}

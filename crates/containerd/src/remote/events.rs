@@ -1,0 +1,281 @@
+//! The one stream of events, and what makes up for its gaps.
+//!
+//! containerd repeats nothing and sends nothing back when a subscription begins, so each
+//! connection publishes a mark of its own: once the mark comes back, nothing is missed from here
+//! on. Then the tasks are listed and compared with the runs that are known. Between connections the
+//! loop waits with growing pauses; calls meanwhile fail on their own account.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pouch_containerd_grpc::events::{
+    Envelope, NamespaceUpdate, PublishRequest, SubscribeRequest, TaskExit, TaskOom,
+};
+use pouch_containerd_grpc::tasks::{GetRequest, Process, Status};
+use pouch_containerd_grpc::{Message, Request, Streaming, any, to_jiff};
+use pouch_types::{Classified as _, ContainerId, ErrorKind};
+use tokio::sync::{mpsc, watch};
+
+use super::Shared;
+use super::call::{Call, QUICK};
+use super::container::exit_status;
+use super::run::{News, Run};
+use super::strays::Strays;
+use crate::{Error, Event, ExitStatus, Result};
+
+/// The first and the longest pause between attempts to connect.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Head start of the subscription before its mark; one that was too early is repeated after
+/// [`REMARK`].
+const HEAD_START: Duration = Duration::from_millis(5);
+/// See [`HEAD_START`].
+const REMARK: Duration = Duration::from_millis(250);
+/// Time for a mark to come back.
+const MARKED: Duration = Duration::from_secs(10);
+/// Topic of ends.
+const EXIT: &str = "/tasks/exit";
+/// Topic of kills for memory.
+const OOM: &str = "/tasks/oom";
+/// What our marks are published as; a type that everybody can decode.
+const MARK_TYPE: &str = "containerd.events.NamespaceUpdate";
+/// Exit code of an exec whose end nobody knows any more.
+const UNKNOWN_CODE: i32 = 255;
+
+/// Feeds `events` until nobody receives them. `subscribed` becomes true with the first connection.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    events: mpsc::Sender<Event>,
+    subscribed: watch::Sender<bool>,
+) {
+    let feed = Feed { shared, events };
+    let mut pause = PAUSES.0;
+    loop {
+        let gone = feed.events.clone();
+        // Cancel-safe: a connection may be dropped at any time.
+        let ended = tokio::select! {
+            () = gone.closed() => return,
+            ended = feed.connection(&subscribed) => ended,
+        };
+        match ended {
+            Ok(()) => pause = PAUSES.0,
+            Err(error) => {
+                let error = pouch_types::error::chain(&error);
+                tracing::warn!(error, "the events of containerd are not heard");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+enum Heard {
+    Exit(TaskExit),
+    Oom(TaskOom),
+}
+
+struct Feed {
+    shared: Arc<Shared>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Feed {
+    /// One connection, from subscription to loss. An error is one before the stream was in use.
+    async fn connection(&self, subscribed: &watch::Sender<bool>) -> Result<()> {
+        let mut stream = self.subscribe().await?;
+        if subscribed.send_replace(true) {
+            tracing::info!("the events of containerd are heard again");
+            self.reconcile().await?;
+        } else {
+            // Events wait in the stream until the runs of before are known.
+            let mut loaded = self.shared.loaded.subscribe();
+            let _ = loaded.wait_for(|yes| *yes).await;
+        }
+        loop {
+            match stream.message().await {
+                Ok(Some(envelope)) => self.take(&envelope).await,
+                Ok(None) => {
+                    tracing::warn!("containerd ended the stream of events");
+                    return Ok(());
+                }
+                Err(status) => {
+                    let error = status.message();
+                    tracing::warn!(error, "the stream of events of containerd broke");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// A stream that misses nothing from now on.
+    async fn subscribe(&self) -> Result<Streaming<Envelope>> {
+        let namespace = &self.shared.config.namespace;
+        let mark = format!("/pouch/mark/{:x}", Timestamp::now().as_nanosecond());
+        let filters = vec![
+            format!("namespace==\"{namespace}\",topic==\"{EXIT}\""),
+            format!("namespace==\"{namespace}\",topic==\"{OOM}\""),
+            format!("namespace==\"{namespace}\",topic==\"{mark}\""),
+        ];
+        let stage = "subscribe to events";
+        let mut client = self.shared.pool.events();
+        let work = async {
+            // No deadline for the server: it would end the stream.
+            let subscribing = client.subscribe(Request::new(SubscribeRequest { filters }));
+            let mut subscribing = std::pin::pin!(subscribing);
+            let mut marking = std::pin::pin!(self.mark(&mark));
+            // The answer begins with the first event. Cancel-safe: both go on where they were.
+            let mut stream = tokio::select! {
+                answer = &mut subscribing => {
+                    answer.map_err(|status| Error::grpc(stage, &status))?.into_inner()
+                }
+                error = &mut marking => return Err(error),
+            };
+            // What comes before the mark is in the lists that follow.
+            loop {
+                // Cancel-safe: a message is taken whole or not at all.
+                let message = tokio::select! {
+                    message = stream.message() => message,
+                    error = &mut marking => return Err(error),
+                };
+                match message.map_err(|status| Error::grpc(stage, &status))? {
+                    Some(envelope) if envelope.topic == mark => return Ok(stream),
+                    Some(_) => {}
+                    None => {
+                        let message = "the stream ended".to_owned();
+                        return Err(Error::Unreachable { stage, message });
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(MARKED, work).await.map_err(|_| {
+            let message = format!("no answer within {} s", MARKED.as_secs());
+            Error::Unreachable { stage, message }
+        })?
+    }
+
+    /// Publishes the mark again and again; returns when that fails.
+    async fn mark(&self, topic: &str) -> Error {
+        let mut pause = HEAD_START;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = REMARK;
+            let call = Call { stage: "publish an event", container: "-", limit: QUICK };
+            let name = self.shared.config.namespace.clone();
+            let event = Some(any(MARK_TYPE, &NamespaceUpdate { name }));
+            let request = call.request(PublishRequest { topic: topic.to_owned(), event });
+            if let Err(error) = call.answer(self.shared.pool.events().publish(request)).await {
+                return error;
+            }
+        }
+    }
+
+    async fn take(&self, envelope: &Envelope) {
+        let Some(event) = &envelope.event else { return };
+        let decoded = match envelope.topic.as_str() {
+            EXIT => TaskExit::decode(&event.value[..]).map(Heard::Exit),
+            OOM => TaskOom::decode(&event.value[..]).map(Heard::Oom),
+            _ => return,
+        };
+        match decoded {
+            Ok(Heard::Exit(exit)) => self.exited(exit).await,
+            Ok(Heard::Oom(oom)) => {
+                if let Some(run) = self.shared.runs.get(&oom.container_id) {
+                    self.send(Event::Oom { container: run.id.clone() }).await;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(topic = envelope.topic, %error, "undecodable event of containerd");
+            }
+        }
+    }
+
+    async fn exited(&self, exit: TaskExit) {
+        let Some(run) = self.shared.runs.get(&exit.container_id) else { return };
+        let status = ExitStatus {
+            code: i32::try_from(exit.exit_status).unwrap_or(255),
+            at: exit.exited_at.as_ref().and_then(to_jiff).unwrap_or_else(Timestamp::now),
+            // Whether memory ran out is in the exit file of the main process.
+            oom_killed: false,
+        };
+        let exec = (exit.id != exit.container_id).then_some(exit.id);
+        self.report(&run, exec, exit.pid, status).await;
+    }
+
+    async fn report(&self, run: &Run, exec: Option<String>, pid: u32, status: ExitStatus) {
+        let news = match &exec {
+            None => run.end(pid, status.at),
+            Some(exec) => run.end_exec(exec),
+        };
+        if news == News::Yes {
+            self.send(Event::Exit { container: run.id.clone(), exec, pid, status }).await;
+        }
+    }
+
+    async fn send(&self, event: Event) {
+        // Closed only when the daemon ends.
+        let _ = self.events.send(event).await;
+    }
+
+    /// After a gap: finds what ended meanwhile, and what is left of removals that failed.
+    async fn reconcile(&self) -> Result<()> {
+        let (containers, tasks) =
+            tokio::join!(self.shared.list_containers(), self.shared.list_tasks());
+        let (containers, tasks) = (containers?, tasks?);
+        for run in self.shared.runs.all() {
+            // One that is being made finds out itself.
+            if run.pid() == 0 || run.has_ended() {
+                continue;
+            }
+            let task = tasks.iter().find(|task| task.id == run.id.as_str());
+            self.compare(&run, task).await?;
+        }
+        for container in containers {
+            if self.shared.runs.get(&container.id).is_none()
+                && let Ok(id) = container.id.parse::<ContainerId>()
+            {
+                Strays::add(&self.shared, id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare(&self, run: &Run, task: Option<&Process>) -> Result<()> {
+        match task.map(|task| (task, task.status())) {
+            None => {
+                tracing::warn!(container.id = %run.id, "containerd has lost the task");
+                self.send(Event::Lost { container: run.id.clone() }).await;
+            }
+            Some((task, Status::Stopped)) => {
+                self.report(run, None, task.pid, exit_status(task)).await;
+            }
+            // A hung shim may still answer.
+            Some((_, Status::Unknown)) => {}
+            Some((_, Status::Created | Status::Running | Status::Paused | Status::Pausing)) => {
+                for exec in run.execs() {
+                    self.compare_exec(run, exec).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare_exec(&self, run: &Run, exec: String) -> Result<()> {
+        let call = Call { stage: "look at an exec", container: run.id.as_str(), limit: QUICK };
+        let message = GetRequest { container_id: run.id.to_string(), exec_id: exec.clone() };
+        let answer = call.answer(self.shared.pool.tasks().get(call.request(message))).await;
+        let status = match answer.map(|answer| answer.process) {
+            Ok(Some(process)) if process.status() == Status::Stopped => exit_status(&process),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                ExitStatus { code: UNKNOWN_CODE, at: Timestamp::now(), oom_killed: false }
+            }
+            Err(error @ Error::Unreachable { .. }) => return Err(error),
+            Err(error) => {
+                tracing::warn!(container.id = %run.id, exec, %error, "an exec is not known");
+                return Ok(());
+            }
+        };
+        self.report(run, Some(exec), 0, status).await;
+        Ok(())
+    }
+}

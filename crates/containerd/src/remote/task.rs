@@ -1,0 +1,155 @@
+//! A task and its execs, by way of containerd.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use pouch_containerd_grpc::any_bytes;
+use pouch_containerd_grpc::tasks::{
+    DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest, PauseTaskRequest,
+    ResizePtyRequest, ResumeTaskRequest, StartRequest, UpdateTaskRequest,
+};
+use pouch_types::Signal;
+use pouch_types::spec::Attach;
+use tokio::net::UnixStream;
+
+use super::Shared;
+use super::call::{Call, QUICK, RUNTIME};
+use super::run::Run;
+use crate::{Process, Result, Stdin, Stdio, Task, Terminal, streams};
+
+/// Names of types by which containerd's clients know parts of a specification.
+const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+/// As [`PROCESS_TYPE`].
+const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+/// The main process (`exec` empty) or an added one.
+#[derive(Debug)]
+pub(crate) struct RemoteTask {
+    shared: Arc<Shared>,
+    run: Arc<Run>,
+    exec: String,
+    pid: AtomicU32,
+}
+
+/// Awaits one call of the tasks service.
+macro_rules! call {
+    ($self:expr, $method:ident, $stage:literal, $limit:expr, $message:expr) => {{
+        let call = Call { stage: $stage, container: $self.run.id.as_str(), limit: $limit };
+        call.answer($self.shared.pool.tasks().$method(call.request($message))).await
+    }};
+}
+
+impl RemoteTask {
+    pub(crate) fn new(shared: Arc<Shared>, run: Arc<Run>, pid: u32) -> Self {
+        Self { shared, run, exec: String::new(), pid: AtomicU32::new(pid) }
+    }
+
+    fn id(&self) -> String {
+        self.run.id.to_string()
+    }
+
+    async fn send_signal(&self, signal: Signal, all: bool) -> Result<()> {
+        let message = KillRequest {
+            container_id: self.id(),
+            exec_id: self.exec.clone(),
+            signal: signal.number().unsigned_abs(),
+            all,
+        };
+        call!(self, kill, "kill", QUICK, message)
+    }
+}
+
+#[async_trait]
+impl Process for RemoteTask {
+    fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    async fn start(&self) -> Result<u32> {
+        let message = StartRequest { container_id: self.id(), exec_id: self.exec.clone() };
+        if !self.exec.is_empty() {
+            self.run.add_exec(&self.exec);
+        }
+        let answer = call!(self, start, "start", RUNTIME, message);
+        if answer.is_err() && !self.exec.is_empty() {
+            self.run.end_exec(&self.exec);
+        }
+        let pid = answer?.pid;
+        self.pid.store(pid, Ordering::Relaxed);
+        Ok(pid)
+    }
+
+    async fn kill(&self, signal: Signal) -> Result<()> {
+        self.send_signal(signal, false).await
+    }
+
+    async fn resize(&self, width: u16, height: u16) -> Result<()> {
+        let message = ResizePtyRequest {
+            container_id: self.id(),
+            exec_id: self.exec.clone(),
+            width: width.into(),
+            height: height.into(),
+        };
+        call!(self, resize_pty, "resize", QUICK, message)
+    }
+
+    async fn delete(&self) -> Result<()> {
+        if self.exec.is_empty() {
+            let message = DeleteTaskRequest { container_id: self.id() };
+            return call!(self, delete, "delete", RUNTIME, message).map(drop);
+        }
+        let message = DeleteProcessRequest { container_id: self.id(), exec_id: self.exec.clone() };
+        call!(self, delete_process, "delete", RUNTIME, message).map(drop)
+    }
+
+    async fn attach(&self, streams: Attach) -> Result<UnixStream> {
+        streams::attach(&self.run.io_socket(), &self.run.id, &self.exec, streams).await
+    }
+}
+
+#[async_trait]
+impl Task for RemoteTask {
+    async fn kill_all(&self, signal: Signal) -> Result<()> {
+        self.send_signal(signal, true).await
+    }
+
+    async fn pause(&self) -> Result<()> {
+        call!(self, pause, "pause", QUICK, PauseTaskRequest { container_id: self.id() })
+    }
+
+    async fn resume(&self) -> Result<()> {
+        call!(self, resume, "resume", QUICK, ResumeTaskRequest { container_id: self.id() })
+    }
+
+    async fn exec(&self, id: &str, process: Vec<u8>, stdio: Stdio) -> Result<Arc<dyn Process>> {
+        let held = || streams::HELD.to_owned();
+        let terminal = stdio.terminal == Terminal::Yes;
+        let message = ExecProcessRequest {
+            container_id: self.id(),
+            stdin: if stdio.stdin == Stdin::Null { String::new() } else { held() },
+            stdout: held(),
+            stderr: if terminal { String::new() } else { held() },
+            terminal,
+            spec: Some(any_bytes(PROCESS_TYPE, process)),
+            exec_id: id.to_owned(),
+        };
+        call!(self, exec, "exec", QUICK, message)?;
+        Ok(Arc::new(Self {
+            shared: Arc::clone(&self.shared),
+            run: Arc::clone(&self.run),
+            exec: id.to_owned(),
+            pid: AtomicU32::new(0),
+        }))
+    }
+
+    async fn update(&self, resources: Vec<u8>) -> Result<()> {
+        let resources = Some(any_bytes(RESOURCES_TYPE, resources));
+        let message = UpdateTaskRequest { container_id: self.id(), resources };
+        call!(self, update, "update", RUNTIME, message)
+    }
+
+    fn as_process(self: Arc<Self>) -> Arc<dyn Process> {
+        self
+    }
+}

@@ -1,0 +1,84 @@
+//! The streams of processes: who holds them, and how a client reaches them.
+//!
+//! Whatever runs the container, its streams are held by a process of ours that outlives the
+//! daemon and listens at an `io.sock`: our shim, or its `stdio` mode beside a foreign shim.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pouch_types::spec::Attach;
+use pouch_types::{ContainerId, ErrorKind};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::{Error, Result};
+
+/// URI that asks the shim to hold a stream itself.
+pub(crate) const HELD: &str = "pouch-io:";
+/// Time to connect and be welcomed.
+const ATTACH: Duration = Duration::from_secs(10);
+/// Longest answer of the io socket to its one-line request.
+const HELLO_MAX: usize = 4096;
+
+#[derive(Serialize)]
+struct Hello<'a> {
+    id: &'a str,
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+}
+
+#[derive(Deserialize)]
+struct Welcome {
+    #[serde(default)]
+    error: Option<String>,
+}
+
+/// Connects to the streams of the main process (`exec` empty) or of an exec.
+pub(crate) async fn attach(
+    socket: &Path,
+    container: &ContainerId,
+    exec: &str,
+    streams: Attach,
+) -> Result<UnixStream> {
+    let work = async {
+        let mut stream = UnixStream::connect(socket).await?;
+        let hello = Hello {
+            id: exec,
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+        };
+        let mut line = serde_json::to_vec(&hello)?;
+        line.push(b'\n');
+        stream.write_all(&line).await?;
+        let answer = read_line(&mut stream).await?;
+        let welcome: Welcome = serde_json::from_slice(&answer)?;
+        std::io::Result::Ok((stream, welcome))
+    };
+    let (stream, welcome) = tokio::time::timeout(ATTACH, work)
+        .await
+        .map_err(|_| Error::Deadline {
+            stage: "the shim's attach",
+            container: container.to_string(),
+            after: ATTACH,
+        })?
+        .map_err(Error::io("attach to", socket))?;
+    match welcome.error {
+        Some(message) => Err(Error::Refused { kind: ErrorKind::Conflict, message }),
+        None => Ok(stream),
+    }
+}
+
+/// Reads byte by byte up to a newline: what follows it belongs to the stream.
+async fn read_line(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    while line.len() < HELLO_MAX {
+        match stream.read_u8().await? {
+            b'\n' => return Ok(line),
+            byte => line.push(byte),
+        }
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the shim's answer has no end"))
+}
