@@ -4,7 +4,7 @@ TARGET   := x86_64-unknown-linux-gnu
 PROGRAMS := $(notdir $(wildcard bin/*))
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: release quickstart quickdown test test-guest test-full conformance bench help
+.PHONY: release quickstart quickdown test test-guest test-full dragonfly conformance bench help
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,9 +35,13 @@ test-guest: ## Debian with systemd and cgroup v2 under QEMU
 	@scripts/guest/run
 
 test-full: ## All tests there are
-	@status=0; scripts/test.sh || status=1; scripts/guest/run || status=1; exit $$status
+	@status=0; scripts/test.sh || status=1; scripts/guest/run || status=1; \
+	scripts/dragonfly/run || status=1; exit $$status
 
-conformance: ## critest (the CRI is not there yet)
+dragonfly: ## Three hosts and the real Dragonfly, where its programs are
+	@scripts/dragonfly/run
+
+conformance: dragonfly ## Dragonfly; critest (the CRI is not there yet)
 	@echo "conformance: the Kubernetes CRI is not there yet, so there is nothing to run critest on" >&2
 	@exit 1
 
