@@ -78,6 +78,9 @@ pub(crate) struct Args {
     /// Mirror of docker.io
     #[arg(long = "registry-mirror", value_name = "URL")]
     pub(crate) registry_mirrors: Vec<String>,
+    /// How often a request of a pull is made at most
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) max_download_attempts: Option<u32>,
     /// Further OCI runtime
     #[arg(long = "add-runtime", value_name = "NAME=PATH")]
     pub(crate) runtimes: Vec<String>,

@@ -49,6 +49,7 @@ pub(crate) struct FileConfig {
     pub(crate) log_driver: Option<String>,
     pub(crate) log_level: Option<String>,
     pub(crate) log_opts: Option<BTreeMap<String, String>>,
+    pub(crate) max_download_attempts: Option<u32>,
     pub(crate) metrics_addr: Option<String>,
     pub(crate) mtu: Option<u32>,
     pub(crate) no_new_privileges: Option<bool>,

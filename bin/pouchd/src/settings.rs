@@ -252,11 +252,17 @@ fn registry(args: &Args, file: &FileConfig) -> Result<RegistryConfig, ConfigErro
             return refuse(format!("{name}: {} is not an absolute path", dir.display()));
         }
     }
+    let defaults = RegistryConfig::default();
+    let attempts = args.max_download_attempts.or(file.max_download_attempts);
+    if attempts == Some(0) {
+        return refuse("max-download-attempts must be at least 1");
+    }
     let mut config = RegistryConfig {
+        attempts: attempts.unwrap_or(defaults.attempts),
         insecure: or(&args.insecure_registries, &file.insecure_registries),
         mirrors: or(&args.registry_mirrors, &file.registry_mirrors),
         dragonfly: file.dragonfly.clone().filter(|url| !url.is_empty()),
-        ..RegistryConfig::default()
+        ..defaults
     };
     let wrong = |e: RegistryError| ConfigError::Value(pouch_types::error::chain(&e));
     config.validate().map_err(wrong)?;
@@ -406,11 +412,12 @@ mod tests {
     #[test]
     fn registries_are_configured_as_docker_and_containerd_do() {
         let file = r#"{"registry-mirrors": ["https://m.lan"], "insecure-registries": ["10.0.0.0/8"],
-            "registry-hosts-dirs": ["/etc/containerd/certs.d"],
+            "registry-hosts-dirs": ["/etc/containerd/certs.d"], "max-download-attempts": 2,
             "dragonfly": "http://127.0.0.1:4001"}"#;
         let registry = resolve(&[], file).unwrap().registry;
         assert_eq!(registry.mirrors, ["https://m.lan"]);
         assert_eq!(registry.insecure, ["10.0.0.0/8"]);
+        assert_eq!(registry.attempts, 2);
         assert_eq!(registry.dragonfly.as_deref(), Some("http://127.0.0.1:4001"));
         let dirs = ["/etc/pouch/hosts.d", "/etc/containerd/certs.d"].map(PathBuf::from);
         assert_eq!(registry.hosts_dirs, dirs);
@@ -426,6 +433,7 @@ mod tests {
             (r#"{"registry-mirrors": ["https://m/x"]}"#, "registry-mirrors"),
             (r#"{"dragonfly": "4001"}"#, "dragonfly: \"4001\""),
             (r#"{"registry-hosts-dirs": ["certs.d"]}"#, "registry-hosts-dirs: certs.d"),
+            (r#"{"max-download-attempts": 0}"#, "max-download-attempts"),
         ] {
             let error = resolve(&[], file).unwrap_err();
             assert!(error.contains(want), "{file}: {error}");

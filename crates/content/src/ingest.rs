@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pouch_types::{Digest, Hasher};
+use pouch_types::{Digest, Hasher, failpoint};
 
 use crate::error::{ContentError, IngestKey, Mismatch};
 use crate::{BlobInfo, Inner};
@@ -238,7 +238,9 @@ impl Finished {
             return Ok(self.info);
         }
         ingest.file.sync_data().map_err(ContentError::io("sync ingest", &ingest.path))?;
+        failpoint::hit("content:synced");
         fs::rename(&ingest.path, &blob).map_err(ContentError::io("commit blob", &blob))?;
+        failpoint::hit("content:renamed");
         ingest.store.sync_blobs()?;
         Ok(self.info)
     }

@@ -16,7 +16,6 @@ mod engine;
 mod error;
 mod events;
 mod exec;
-pub mod failpoint;
 mod files;
 mod health;
 mod images;
@@ -39,6 +38,8 @@ pub use events::{Event, EventKind, EventStream};
 pub use images::ImageNews;
 pub use manage::{LabelFilter, Pruned};
 pub use view::*;
+
+use pouch_types::failpoint;
 
 /// Tables of the engine itself.
 pub const SCHEMA: pouch_store::Schema = container::record::SCHEMA;

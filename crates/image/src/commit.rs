@@ -9,7 +9,7 @@ use flate2::write::GzEncoder;
 use futures::Stream;
 use jiff::Timestamp;
 use pouch_content::{ContentError, ContentStore, Expected, Finished, IngestKey};
-use pouch_types::{Digest, DigestWriter, ImageId, ImageRef};
+use pouch_types::{Digest, DigestWriter, ImageId, ImageRef, failpoint};
 
 use crate::Images;
 use crate::archive::ArchiveError;
@@ -67,6 +67,7 @@ impl Images {
         }
         let content = self.0.content.clone();
         let (file, diff_id) = on_thread(diff, move |reader| spool(reader, &content)).await?;
+        failpoint::hit("commit:spooled");
         let blob = file.info();
         let below = parent.layers.iter().flat_map(|layer| [layer.diff_id, layer.blob]);
         let pinned = self.0.pins.pin(below.chain([blob.digest, diff_id])).await;

@@ -180,10 +180,14 @@ impl ImageError {
 
     /// Whether the same may succeed later, so that what was fetched is worth keeping.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(
-            self.kind(),
-            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Cancelled
-        )
+        match self {
+            Self::Shared(error) => error.is_passing(),
+            Self::Registry(RegistryError::RateLimited { .. }) => true,
+            _ => matches!(
+                self.kind(),
+                ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Cancelled
+            ),
+        }
     }
 
     pub(crate) fn layer(digest: &Digest) -> impl FnOnce(LayerError) -> Self {

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::{Either, select};
 use pouch_content::{ContentError, Expected, IngestKey, Writer};
-use pouch_registry::{Descriptor, Recourse, Repository};
-use pouch_types::{Classified, Digest, ErrorKind};
+use pouch_registry::{Descriptor, Had, Recourse, Repository};
+use pouch_types::{Classified, Digest, ErrorKind, failpoint};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -268,6 +268,7 @@ impl Images {
         let (blob, total) = (source.descriptor.digest, source.descriptor.size);
         let key = IngestKey::of_blob(&blob);
         let writer = self.resume(&key, Expected::exactly(blob, total)).await?;
+        failpoint::hit("pull:blob-begun");
         let kept = writer.offset();
         let (tap, tapped) = mpsc::channel(AHEAD);
         let tapped = Tapped { pieces: tapped, piece: Bytes::new() };
@@ -319,11 +320,14 @@ impl Images {
             tap = None;
             match writer.commit().await {
                 Ok(_) => break,
-                // The bytes of the earlier attempt may be the bad ones, or those of a mirror.
-                Err(ContentError::DigestMismatch(_))
-                    if std::mem::take(&mut resumed)
-                        || source.repository.distrust(&blob) == Recourse::Elsewhere =>
-                {
+                Err(ContentError::DigestMismatch(wrong)) => {
+                    // The bytes of the earlier attempt may be the bad ones, or those of a mirror:
+                    // the next try is without either.
+                    let had = if std::mem::take(&mut resumed) { Had::Rest } else { Had::All };
+                    let recourse = source.repository.distrust(&blob, had);
+                    if (had, recourse) == (Had::All, Recourse::Nowhere) {
+                        return Err(ContentError::DigestMismatch(wrong).into());
+                    }
                     let expected = Expected::exactly(blob, total);
                     writer = self.0.content.ingest(IngestKey::of_blob(&blob), expected).await?;
                     history = History::Restarted;
@@ -331,6 +335,7 @@ impl Images {
                 Err(error) => return Err(error.into()),
             }
         }
+        failpoint::hit("pull:blob-kept");
         source.report.set(Stage::Extracting(Amount { current: total, total }));
         Ok(history)
     }
@@ -400,6 +405,9 @@ async fn fetch(source: &Source, writer: &mut Writer, tap: &mut Tap) -> Result<()
         if offset - told >= STEP || offset == total {
             told = offset;
             source.downloaded(offset);
+            if offset >= total / 10 * 9 {
+                failpoint::hit("pull:blob-nine-tenths");
+            }
         }
     }
     Ok(())

@@ -48,7 +48,7 @@ use bytes::Bytes;
 use pouch_content::ContentStore;
 use pouch_registry::Registry;
 use pouch_store::Store;
-use pouch_types::{ImageId, ImageRef};
+use pouch_types::{ImageId, ImageRef, failpoint};
 use tokio::sync::Semaphore;
 
 pub use archive::ArchiveError;
@@ -230,6 +230,7 @@ impl Images {
                 .map(|(name, manifest)| self.claimed(name, &record.id, *manifest, owner))
                 .collect();
             let rows = (record.clone(), references.clone());
+            failpoint::hit("admit:before-commit");
             self.0
                 .store
                 .write(move |tx| {
@@ -237,6 +238,7 @@ impl Images {
                     rows.1.iter().try_for_each(|reference| rows::put_reference(tx, reference))
                 })
                 .await?;
+            failpoint::hit("admit:committed");
             let mut catalog = self.catalog_mut();
             let mut record = record;
             if let Some(known) = catalog.get(&record.id.0) {

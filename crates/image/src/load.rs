@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 use pouch_content::BlobInfo;
 use pouch_registry::document::{Content, parse_content};
 use pouch_registry::{Descriptor, Manifest, Wanted};
-use pouch_types::{Digest, ImageId, ImageRef};
+use pouch_types::{Digest, ImageId, ImageRef, failpoint};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
@@ -86,6 +86,7 @@ impl Images {
             Ok((archive, listed))
         })
         .await?;
+        failpoint::hit("load:spooled");
         let mut loaded = Vec::new();
         for one in listed {
             let names = one.names.clone();

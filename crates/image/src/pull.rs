@@ -15,7 +15,7 @@ use pouch_registry::{
     Credentials, Descriptor, DocumentError, Manifest, Platform, RegistryError, Repository,
     Resolved, Wanted,
 };
-use pouch_types::{Digest, ImageId, ImageRef};
+use pouch_types::{Digest, ImageId, ImageRef, failpoint};
 
 use crate::Images;
 use crate::config::ImageConfig;
@@ -56,6 +56,7 @@ impl Images {
         let repository = self.0.registry.repository(reference, request.credentials).await?;
         let repository = Arc::new(repository);
         let resolved = repository.resolve(&request.platform).await?;
+        failpoint::hit("pull:resolved");
         let id = match (reference.digest(), reference.tag()) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
@@ -132,6 +133,7 @@ impl Images {
                 return Err(error);
             }
         };
+        failpoint::hit("pull:layers-complete");
         self.0.content.put(resolved.raw.clone()).await?;
         let id = ImageId(Digest::of(&raw_config));
         let record = Record {

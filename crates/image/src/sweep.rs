@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use pouch_content::ContentError;
-use pouch_types::{Digest, ImageId};
+use pouch_types::{Digest, ImageId, failpoint};
 
 use crate::Images;
 use crate::error::{ImageError, InUse};
@@ -192,6 +192,7 @@ impl Images {
         let Plan { references, images, removed } = plan;
         let changed = references.clone();
         let ids: Vec<ImageId> = images.iter().map(|image| image.id.clone()).collect();
+        failpoint::hit("rmi:before-commit");
         let fates = self
             .0
             .store
@@ -218,6 +219,7 @@ impl Images {
                 Ok::<_, ImageError>(fates)
             })
             .await?;
+        failpoint::hit("rmi:committed");
         let mut catalog = self.catalog_mut();
         for reference in references {
             if reference.owners.is_empty() {
@@ -254,7 +256,10 @@ impl Images {
         let mut freed = 0;
         match self.0.layers.get(digest).await {
             Ok(Some(layer)) => match self.0.layers.remove(digest).await {
-                Ok(()) => freed += layer.size,
+                Ok(()) => {
+                    failpoint::hit("rmi:layer-removed");
+                    freed += layer.size;
+                }
                 Err(error) => tracing::warn!(%digest, %error, "layer is left for the next start"),
             },
             Ok(None) => {}
@@ -263,7 +268,10 @@ impl Images {
         let blob = self.0.content.info(digest).await;
         match blob {
             Ok(Some(info)) => match self.0.content.delete(digest).await {
-                Ok(()) => freed += info.size,
+                Ok(()) => {
+                    failpoint::hit("rmi:blob-removed");
+                    freed += info.size;
+                }
                 Err(error) => tracing::warn!(%digest, %error, "blob is left for the next start"),
             },
             Ok(None) => {}

@@ -49,7 +49,7 @@ pub use login::Login;
 pub use platform::{Platform, Wanted};
 pub use push::PushTo;
 pub use repository::{Repository, Resolved};
-pub use session::Recourse;
+pub use session::{Had, Recourse};
 pub use upload::{FileSource, Pushed, UploadSource};
 
 use endpoint::Endpoints;

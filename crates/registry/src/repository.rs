@@ -19,7 +19,7 @@ use crate::error::{DocumentError, RegistryError};
 use crate::platform::Wanted;
 use crate::push::Push;
 use crate::rounds::{Fault, Turn, Want};
-use crate::session::{Ask, Recourse, Session};
+use crate::session::{Ask, Had, Recourse, Session};
 use crate::source::Source;
 
 /// Header in which registries say the digest of what they send.
@@ -156,10 +156,11 @@ impl Repository {
     }
 
     /// Takes note that the bytes of a blob were not those of its digest: the mirrors that gave any
-    /// of them in this session are not asked for it again. Fetched from its beginning, it comes
-    /// from others then. Each [`Recourse::Elsewhere`] leaves a mirror less, so that retrying ends.
-    pub fn distrust(&self, digest: &Digest) -> Recourse {
-        self.session.distrust(digest)
+    /// of them in this session are not asked for it again, and for nothing else in a while if they
+    /// must be the liars. Fetched from its beginning, the blob comes from others then. Each
+    /// [`Recourse::Elsewhere`] leaves a mirror less, so that retrying ends.
+    pub fn distrust(&self, digest: &Digest, had: Had) -> Recourse {
+        self.session.distrust(digest, had)
     }
 
     async fn fetch(&self, name: &str, want: Want) -> Result<Document, RegistryError> {

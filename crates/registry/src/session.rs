@@ -39,6 +39,15 @@ pub(crate) struct Session {
     refusing: Mutex<BTreeSet<usize>>,
 }
 
+/// How much of a blob whose digest was wrong at its end came in this session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Had {
+    /// All: whoever gave it is to blame.
+    All,
+    /// What an earlier attempt had left over; that attempt's bytes may be the wrong ones.
+    Rest,
+}
+
 /// What becomes of a blob whose digest was wrong at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -180,16 +189,18 @@ impl Session {
     }
 
     /// See [`crate::Repository::distrust`].
-    pub(crate) fn distrust(&self, digest: &Digest) -> Recourse {
+    pub(crate) fn distrust(&self, digest: &Digest, had: Had) -> Recourse {
         let mut marks = self.marks();
         let marks = marks.entry(*digest).or_default();
         let liars: Vec<usize> =
             std::mem::take(&mut marks.gave).into_iter().filter(|i| !self.is_origin(*i)).collect();
         for index in &liars {
             let source = self.source(*index);
-            tracing::warn!(mirror = %source.key(), %digest, "mirror sent wrong bytes");
             marks.lied.insert(*index);
-            self.registry.bench.put(source, Offence::Lied);
+            if had == Had::All {
+                tracing::warn!(mirror = %source.key(), %digest, "mirror sent wrong bytes");
+                self.registry.bench.put(source, Offence::Lied);
+            }
         }
         if liars.is_empty() { Recourse::Nowhere } else { Recourse::Elsewhere }
     }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use tokio::time::timeout;
 
@@ -352,9 +354,20 @@ pub(crate) fn is_passing(status: StatusCode) -> bool {
 }
 
 pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    // Registries send seconds; a date is read by nobody and falls to the back-off.
-    text.trim().parse().ok().map(Duration::from_secs)
+    let text = |name| response.headers().get(name)?.to_str().ok();
+    wait(text(RETRY_AFTER)?, text(DATE))
+}
+
+/// The wait that `Retry-After` asks for, in seconds or as a date (RFC 9110, 10.2.3). A date is
+/// compared with that of the answer: the clocks of two machines need not agree.
+fn wait(retry_after: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(seconds) = retry_after.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let parse = |text: &str| rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok();
+    let now = date.and_then(parse).unwrap_or_else(Timestamp::now);
+    // One that has passed is no wait.
+    Some(Duration::try_from(parse(retry_after)?.duration_since(now)).unwrap_or_default())
 }
 
 /// Whether `target` is as private a place as `from`. Plain HTTP was agreed to for one host, not
@@ -416,4 +429,22 @@ pub(crate) fn broken(method: &Method, url: &Url, error: reqwest::Error) -> Regis
 /// When a token that lives for `seconds` should be thought of as old.
 pub(crate) fn expiry(seconds: u64) -> SystemTime {
     SystemTime::now() + Duration::from_secs(seconds.clamp(60, 3600) - 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let (now, later) = ("Sat, 21 Nov 2026 17:00:00 GMT", "Sat, 21 Nov 2026 17:00:07 GMT");
+        assert_eq!(wait("7", None), Some(Duration::from_secs(7)));
+        assert_eq!(wait(later, Some(now)), Some(Duration::from_secs(7)));
+        assert_eq!(wait(now, Some(later)), Some(Duration::ZERO));
+        assert_eq!(wait("Thu, 01 Jan 1970 00:00:00 GMT", None), Some(Duration::ZERO));
+        assert!(wait(later, Some("no date")).is_some());
+        for bad in ["", "-1", "1.5", "soon", "2026-11-21T17:00:00Z"] {
+            assert_eq!(wait(bad, Some(now)), None, "{bad}");
+        }
+    }
 }

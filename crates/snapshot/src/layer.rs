@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pouch_store::{Schema, Store, StoreError};
-use pouch_types::Digest;
+use pouch_types::{Digest, failpoint};
 use rusqlite::Connection;
 use tokio::io::AsyncRead;
 
@@ -156,6 +156,7 @@ impl Snapshotter {
                 return Err(SnapshotError::Mismatch { what: "digest", want, got });
             }
         }
+        failpoint::hit("layer:staged");
         let number = {
             let mut index = self.inner.index();
             index.next_layer += 1;
@@ -191,10 +192,12 @@ impl Snapshotter {
             let (from, to) = (root.resolve("s")?, root.resolve("l")?);
             // The row must never promise files that a power cut can still take.
             this.inner.syncs.sync(root)?;
+            failpoint::hit("layer:synced");
             Ok(from.rename_noreplace(&name, &to, number.to_string())?)
         })
         .await?;
         staging.done();
+        failpoint::hit("layer:renamed");
         let row = layer.clone();
         let insert = self.inner.store.write(move |tx| {
             // A row whose directory was lost makes way.
@@ -217,6 +220,7 @@ impl Snapshotter {
             self.throw_away("l", &number.to_string(), When::Now)?;
             return Err(error);
         }
+        failpoint::hit("layer:recorded");
         self.inner.index().layers.insert(layer.diff_id, layer);
         self.inner.reaper.note_activity();
         Ok(())
@@ -248,6 +252,7 @@ impl Snapshotter {
             self.inner.index().layers.insert(layer.diff_id, layer);
             return Err(error);
         }
+        failpoint::hit("layer:forgotten");
         self.inner.reaper.note_activity();
         let (this, when) = (self.clone(), self.inner.reaper.when(layer.entries));
         blocking(move || this.throw_away("l", &number.to_string(), when)).await
@@ -285,7 +290,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         // One rename; the deletion itself happens elsewhere.
         if let Some(owner) = self.owner.take()
-            && let Err(error) = owner.throw_away("s", &self.name, When::Now)
+            && let Err(error) = owner.throw_away("s", &self.name, When::BySize)
         {
             tracing::warn!(error = %pouch_types::error::chain(&error), "discard staged layer");
         }

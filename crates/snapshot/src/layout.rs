@@ -84,7 +84,7 @@ impl Snapshotter {
         let mut index = Index { next_layer: 1, ..Index::default() };
         let (staging, trash) = (root.resolve("s")?, root.resolve("t")?);
         for entry in staging.read_dir()? {
-            discard(&staging, entry?.name.as_os_str(), &trash, When::Now)?;
+            discard(&staging, entry?.name.as_os_str(), &trash, When::BySize)?;
         }
         load_layers(&root, &trash, rows, &mut index)?;
         container::load(&root, &trash, &mut index)?;
@@ -206,7 +206,7 @@ fn load_layers(
     }
     for number in there {
         index.next_layer = index.next_layer.max(number + 1);
-        discard(&directory, number.to_string().as_ref(), trash, When::Now)?;
+        discard(&directory, number.to_string().as_ref(), trash, When::BySize)?;
     }
     Ok(())
 }

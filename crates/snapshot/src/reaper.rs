@@ -13,7 +13,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pouch_rootfd::RootFd;
+use pouch_rootfd::{PinnedFd, RootFd};
+use rustix::fs::FileType;
 
 use crate::error::{Result, SnapshotError};
 
@@ -25,6 +26,10 @@ const QUIET: Duration = Duration::from_secs(10 * 60);
 const CHECK: Duration = Duration::from_secs(20);
 /// Names of what is deleted late begin with this.
 const LATE: &str = "late-";
+/// Names of what is to be counted first begin with this.
+const BY_SIZE: &str = "count-";
+/// Directories that are kept in mind while a tree is counted; one with more is large.
+const WIDTH: usize = 128;
 /// `f_type` of ext2, ext3 and ext4.
 const EXT_MAGIC: i64 = 0xef53;
 
@@ -34,6 +39,8 @@ pub(crate) enum When {
     Now,
     /// When the file system has time for it.
     Late,
+    /// Now or late, when somebody has counted what is in it.
+    BySize,
 }
 
 impl When {
@@ -42,6 +49,7 @@ impl When {
         match self {
             Self::Now => "",
             Self::Late => LATE,
+            Self::BySize => BY_SIZE,
         }
     }
 }
@@ -66,7 +74,7 @@ impl Reaper {
         reaper.wake();
         std::thread::Builder::new()
             .name("snapshot-reaper".into())
-            .spawn(move || run(&root, &awakened, &active))
+            .spawn(move || run(&root, &awakened, &active, forgets_slowly))
             .map_err(|source| SnapshotError::io("start thread", "snapshot-reaper", source))?;
         Ok(reaper)
     }
@@ -88,7 +96,7 @@ impl Reaper {
     }
 }
 
-fn run(root: &RootFd, awakened: &Receiver<()>, active: &Mutex<Instant>) {
+fn run(root: &RootFd, awakened: &Receiver<()>, active: &Mutex<Instant>, forgets_slowly: bool) {
     let mut aside = false;
     loop {
         let woken = if aside {
@@ -100,7 +108,12 @@ fn run(root: &RootFd, awakened: &Receiver<()>, active: &Mutex<Instant>) {
             return;
         }
         let quiet = active.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= QUIET;
-        match empty(root, quiet || is_nearly_full(root)) {
+        let what = if !forgets_slowly || quiet || is_nearly_full(root) {
+            What::Everything
+        } else {
+            What::Small
+        };
+        match empty(root, what) {
             Ok(left) => aside = left,
             Err(error) => {
                 tracing::warn!(error = %pouch_types::error::chain(&error), "list trash directory");
@@ -109,13 +122,25 @@ fn run(root: &RootFd, awakened: &Receiver<()>, active: &Mutex<Instant>) {
     }
 }
 
+/// What is deleted now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Everything,
+    /// What the file system does not remember for long.
+    Small,
+}
+
 /// Deletes what is due; whether anything lies aside.
-fn empty(root: &RootFd, all: bool) -> pouch_rootfd::Result<bool> {
+fn empty(root: &RootFd, what: What) -> pouch_rootfd::Result<bool> {
     let trash = root.resolve("t")?;
     let mut aside = false;
     for entry in trash.read_dir()? {
         let name = entry?.name;
-        if !all && name.as_encoded_bytes().starts_with(LATE.as_bytes()) {
+        let begins = |prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
+        // One that cannot be counted is deleted, which tells why.
+        let is_large =
+            || begins(LATE) || begins(BY_SIZE) && trash.pin_dir(&name).is_ok_and(is_large);
+        if what == What::Small && is_large() {
             aside = true;
             continue;
         }
@@ -128,6 +153,24 @@ fn empty(root: &RootFd, all: bool) -> pouch_rootfd::Result<bool> {
         }
     }
     Ok(aside)
+}
+
+/// Whether a tree is worth waiting with.
+fn is_large(tree: PinnedFd) -> bool {
+    let (mut entries, mut left) = (0, vec![tree]);
+    while let Some(directory) = left.pop() {
+        let Ok(list) = directory.read_dir() else { continue };
+        for entry in list.flatten() {
+            entries += 1;
+            if entries >= LARGE || left.len() >= WIDTH {
+                return true;
+            }
+            if entry.file_type == FileType::Directory {
+                left.extend(directory.pin_dir(&entry.name));
+            }
+        }
+    }
+    false
 }
 
 /// Whether less than a tenth of the blocks or inodes is left, or that cannot be told.
@@ -167,17 +210,22 @@ mod tests {
     #[test]
     fn large_trees_lie_aside_until_all_goes() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["now", "late-x"] {
+        for name in ["now", "late-x", "count-small", "count-large"] {
             fs::create_dir_all(dir.path().join("t").join(name).join("sub")).unwrap();
+        }
+        for number in 0..LARGE {
+            fs::write(dir.path().join(format!("t/count-large/sub/{number}")), "").unwrap();
         }
         let root = RootFd::open(dir.path()).unwrap();
         let left = || {
             let entries = fs::read_dir(dir.path().join("t")).unwrap();
-            entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
         };
-        assert!(empty(&root, false).unwrap());
-        assert_eq!(left(), ["late-x"]);
-        assert!(!empty(&root, true).unwrap());
+        assert!(empty(&root, What::Small).unwrap());
+        assert_eq!(left(), ["count-large", "late-x"]);
+        assert!(!empty(&root, What::Everything).unwrap());
         assert!(left().is_empty());
     }
 

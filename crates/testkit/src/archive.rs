@@ -133,7 +133,7 @@ pub fn docker_archive(name: &str, layer: &[u8], config: &Value) -> Vec<u8> {
 }
 
 /// By coreutils, so that the digest does not come from the code under test.
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     use std::io::Write as _;
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();

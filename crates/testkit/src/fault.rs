@@ -1,4 +1,5 @@
-//! A proxy in front of a registry that does to its answers what networks and bad mirrors do.
+//! A proxy in front of a registry, or of a [`Shelf`], that does to its answers what networks and
+//! bad mirrors do.
 //!
 //! One thread per connection and one request per connection: what is tested is the client, so the
 //! proxy is kept as plain as it can be. It keeps a log of what it was asked.
@@ -9,7 +10,13 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use rustix::net::Shutdown as How;
+
+use crate::shelf::Shelf;
 
 /// For one read or write of a side that went away.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,6 +40,12 @@ pub enum Fault {
     IgnoreRange,
     /// A status with headers and no body instead of the answer.
     Status(u16, Vec<(String, String)>),
+    /// A status with headers and a body instead of the answer.
+    Answer(u16, Vec<(String, String)>, Vec<u8>),
+    /// A header has another value than it should.
+    Header(String, String),
+    /// The body is compressed, although nobody asked for that.
+    Gzip,
     /// To the same path at another `http://host:port`.
     Redirect(String),
     /// The request is read and never answered.
@@ -70,10 +83,19 @@ struct Shared {
     stopped: AtomicBool,
 }
 
+/// Where the right answers come from.
+#[derive(Debug, Clone)]
+enum Upstream {
+    /// `host:port`, by plain HTTP.
+    Host(String),
+    Shelf(Arc<Shelf>),
+}
+
 /// The proxy. It stops when dropped.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
+    listener: TcpListener,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -82,12 +104,21 @@ impl FaultProxy {
     /// Listens on a free port of 127.0.0.1 and forwards to `upstream` (`host:port`), by plain HTTP.
     #[must_use]
     pub fn start(upstream: impl Into<String>) -> Self {
+        Self::serve(Upstream::Host(upstream.into()))
+    }
+
+    /// Listens on a free port of 127.0.0.1 and answers from `shelf`.
+    #[must_use]
+    pub fn of(shelf: &Arc<Shelf>) -> Self {
+        Self::serve(Upstream::Shelf(Arc::clone(shelf)))
+    }
+
+    fn serve(upstream: Upstream) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
-        let upstream = upstream.into();
         let thread = std::thread::spawn({
-            let shared = Arc::clone(&shared);
+            let (shared, listener) = (Arc::clone(&shared), listener.try_clone().unwrap());
             move || {
                 for stream in listener.incoming() {
                     if shared.stopped.load(Ordering::SeqCst) {
@@ -102,7 +133,7 @@ impl FaultProxy {
                 }
             }
         });
-        Self { address, shared, thread: Some(thread) }
+        Self { address, listener, shared, thread: Some(thread) }
     }
 
     /// `127.0.0.1:port`.
@@ -152,8 +183,8 @@ impl FaultProxy {
 impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the listener.
-        let _ = TcpStream::connect(self.address);
+        // Wakes the listener, in whatever network namespace it is.
+        let _ = rustix::net::shutdown(&self.listener, How::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -206,7 +237,7 @@ impl Head {
     }
 }
 
-fn serve(stream: TcpStream, upstream: &str, shared: &Shared) -> io::Result<()> {
+fn serve(stream: TcpStream, upstream: &Upstream, shared: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut client = BufReader::new(stream);
@@ -226,60 +257,82 @@ fn serve(stream: TcpStream, upstream: &str, shared: &Shared) -> io::Result<()> {
         })
     };
     head.headers.retain(|(name, _)| name != "connection" && name != "expect");
-    match &fault {
+    let instead = match &fault {
         Some(Fault::Hang) => {
-            std::thread::sleep(HANG);
+            hang(shared);
             return Ok(());
         }
-        Some(Fault::Status(code, headers)) => {
-            io::copy(&mut (&mut client).take(head.length()), &mut io::sink())?;
-            let mut headers = headers.clone();
-            headers.push(("content-length".to_owned(), "0".to_owned()));
-            let answer = Head { first: format!("HTTP/1.1 {code} Fault"), headers };
-            return answer.write(client.get_mut());
-        }
+        Some(Fault::Status(code, headers)) => Some((*code, headers.clone(), Vec::new())),
+        Some(Fault::Answer(code, headers, body)) => Some((*code, headers.clone(), body.clone())),
         Some(Fault::Redirect(base)) => {
-            let headers = vec![
-                ("location".to_owned(), format!("{base}{path}")),
-                ("content-length".to_owned(), "0".to_owned()),
-            ];
-            let answer = Head { first: "HTTP/1.1 307 Fault".to_owned(), headers };
-            return answer.write(client.get_mut());
+            Some((307, vec![("location".to_owned(), format!("{base}{path}"))], Vec::new()))
         }
-        Some(Fault::IgnoreRange) => head.headers.retain(|(name, _)| name != "range"),
-        _ => {}
-    }
-    let mut server = TcpStream::connect(upstream)?;
-    server.set_read_timeout(Some(PATIENCE))?;
-    head.write(&mut server)?;
-    let upload = match fault {
-        Some(Fault::CutUpload(bytes)) => bytes.min(head.length()),
-        _ => head.length(),
+        Some(Fault::IgnoreRange) => {
+            head.headers.retain(|(name, _)| name != "range");
+            None
+        }
+        _ => None,
     };
-    io::copy(&mut (&mut client).take(upload), &mut server)?;
-    if matches!(fault, Some(Fault::CutUpload(_))) {
-        // What went through is to be stored before the connection is seen to break.
-        std::thread::sleep(Duration::from_millis(100));
-        server.shutdown(Shutdown::Both)?;
-        return Ok(());
+    if let Some((code, mut headers, body)) = instead {
+        io::copy(&mut (&mut client).take(head.length()), &mut io::sink())?;
+        headers.push(("content-length".to_owned(), body.len().to_string()));
+        let answer = Head { first: format!("HTTP/1.1 {code} Fault"), headers };
+        answer.write(client.get_mut())?;
+        return client.get_mut().write_all(&body);
     }
-    let mut server = BufReader::new(server);
-    let Some(mut answer) = Head::read(&mut server)? else { return Ok(()) };
-    let no_body = method == "HEAD" || answer.first.contains(" 204 ");
-    let chunked = answer.get("transfer-encoding").is_some();
-    let mut body = Vec::new();
-    match (no_body, chunked) {
-        (true, _) => {}
-        (false, true) => body = unchunked(&mut server)?,
-        (false, false) => {
-            server.take(answer.length()).read_to_end(&mut body)?;
+    let no_body = |answer: &Head| method == "HEAD" || answer.first.contains(" 204 ");
+    let (mut answer, mut body) = match upstream {
+        Upstream::Shelf(shelf) => {
+            let get = |name: &str| head.get(name).map(str::to_owned);
+            let taken = shelf.answer(&method, &path, get("range"), get("authorization"));
+            let first = format!("HTTP/1.1 {} Shelf", taken.status);
+            (Head { first, headers: taken.headers }, taken.body)
         }
-    }
+        Upstream::Host(upstream) => {
+            let mut server = TcpStream::connect(upstream)?;
+            server.set_read_timeout(Some(PATIENCE))?;
+            head.write(&mut server)?;
+            let upload = match fault {
+                Some(Fault::CutUpload(bytes)) => bytes.min(head.length()),
+                _ => head.length(),
+            };
+            io::copy(&mut (&mut client).take(upload), &mut server)?;
+            if matches!(fault, Some(Fault::CutUpload(_))) {
+                // What went through is to be stored before the connection is seen to break.
+                std::thread::sleep(Duration::from_millis(100));
+                server.shutdown(Shutdown::Both)?;
+                return Ok(());
+            }
+            let mut server = BufReader::new(server);
+            let Some(answer) = Head::read(&mut server)? else { return Ok(()) };
+            let mut body = Vec::new();
+            match (no_body(&answer), answer.get("transfer-encoding").is_some()) {
+                (true, _) => {}
+                (false, true) => body = unchunked(&mut server)?,
+                (false, false) => {
+                    server.take(answer.length()).read_to_end(&mut body)?;
+                }
+            }
+            (answer, body)
+        }
+    };
+    let no_body = no_body(&answer);
     answer.headers.retain(|(name, _)| {
         name != "connection" && name != "transfer-encoding" && (no_body || name != "content-length")
     });
-    if let Some(Fault::Truncate(bytes)) = &fault {
-        body.truncate(usize::try_from(*bytes).unwrap());
+    match &fault {
+        Some(Fault::Truncate(bytes)) => body.truncate(usize::try_from(*bytes).unwrap()),
+        Some(Fault::Gzip) => {
+            let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+            packed.write_all(&body)?;
+            body = packed.finish()?;
+            answer.headers.push(("content-encoding".to_owned(), "gzip".to_owned()));
+        }
+        Some(Fault::Header(name, value)) => {
+            answer.headers.retain(|(known, _)| known != name);
+            answer.headers.push((name.clone(), value.clone()));
+        }
+        _ => {}
     }
     if !no_body {
         answer.headers.push(("content-length".to_owned(), body.len().to_string()));
@@ -299,7 +352,7 @@ fn serve(stream: TcpStream, upstream: &str, shared: &Shared) -> io::Result<()> {
         Some(Fault::Stall(at)) => {
             let at = usize::try_from(at).unwrap().min(body.len());
             send(client, &body[..at])?;
-            std::thread::sleep(HANG);
+            hang(shared);
             Ok(())
         }
         Some(Fault::Flip(at)) => {
@@ -314,6 +367,14 @@ fn serve(stream: TcpStream, upstream: &str, shared: &Shared) -> io::Result<()> {
             Ok(())
         }),
         _ => send(client, &body),
+    }
+}
+
+/// Keeps a connection open and silent.
+fn hang(shared: &Shared) {
+    let end = Instant::now() + HANG;
+    while Instant::now() < end && !shared.stopped.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -23,6 +23,7 @@ mod netns;
 mod outcome;
 mod programs;
 mod registry;
+mod shelf;
 mod wait;
 
 pub use archive::{Archive, busybox, docker_archive};
@@ -36,6 +37,7 @@ pub use netns::Netns;
 pub use outcome::Outcome;
 pub use programs::{have, program};
 pub use registry::{Access, LocalRegistry, Registry, RegistryOptions};
+pub use shelf::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Shelf, describe, noise};
 pub use wait::{eventually, is_alive, within};
 
 /// Runs `test` on a fresh daemon with the image `busybox`.

@@ -46,15 +46,21 @@ impl Registry {
     /// Starts one beside `daemon`; `None`, with the reason printed, where there is none.
     #[must_use]
     pub fn start(daemon: &Daemon) -> Option<Self> {
+        Self::start_at(daemon, Self::HOST, &RegistryOptions::default())
+    }
+
+    /// As [`Registry::start`], at another `address:port`.
+    #[must_use]
+    pub fn start_at(daemon: &Daemon, at: &str, options: &RegistryOptions) -> Option<Self> {
         if !have("docker-registry") || !have("skopeo") {
             return None;
         }
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        let config = configure(dir.path(), Self::HOST, &RegistryOptions::default());
+        let config = configure(dir.path(), at, options);
         let child = spawn(daemon.netns().command("docker-registry"), &config);
         let registry = Self { child, _dir: dir };
         within(Duration::from_secs(10), "the registry listens", || {
-            daemon.netns().enter(|| std::net::TcpStream::connect(Self::HOST).ok())
+            daemon.netns().enter(|| std::net::TcpStream::connect(at).ok())
         });
         Some(registry)
     }

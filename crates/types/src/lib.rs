@@ -3,12 +3,13 @@
 //!
 //! Values here are parsed once, at the edge (`FromStr`, serde), and trusted afterwards: a
 //! [`ContainerId`] is always 64 hex digits, a [`Digest`] always a known algorithm with the right
-//! length. No I/O and no async runtime lives in this crate.
+//! length. No I/O and no async runtime lives in this crate; [`failpoint`] only ends the process.
 
 #![forbid(unsafe_code)]
 
 pub mod digest;
 pub mod error;
+pub mod failpoint;
 pub mod id;
 pub mod name;
 pub mod reference;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pouch_registry::document::{OCI_CONFIG, OCI_MANIFEST};
 use pouch_registry::{
-    AuthFields, Credentials, Descriptor, PushTo, Recourse, Registry, RegistryConfig, RegistryError,
+    AuthFields, Credentials, Descriptor, Had, PushTo, Recourse, Registry, RegistryConfig, RegistryError,
     Repository,
 };
 use pouch_testkit::{FaultProxy, LocalRegistry, RegistryOptions};
@@ -167,7 +167,7 @@ pub async fn fetch(repository: &Repository, layer: &Descriptor) -> Option<Vec<u8
         if Digest::of(&bytes) == layer.digest {
             return Some(bytes);
         }
-        match repository.distrust(&layer.digest) {
+        match repository.distrust(&layer.digest, Had::All) {
             Recourse::Elsewhere => {}
             Recourse::Nowhere => return None,
         }

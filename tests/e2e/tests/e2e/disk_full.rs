@@ -12,7 +12,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde_json::json;
 
 /// A small ext4 of its own for a data root. Unmounted when dropped.
-struct Disk {
+pub(crate) struct Disk {
     at: PathBuf,
 }
 
@@ -82,7 +82,7 @@ impl Drop for Disk {
 }
 
 /// A test on a daemon whose data root is such a disk, with the image busybox.
-fn on_a_small_disk(test: impl FnOnce(&mut Daemon, &Disk)) {
+pub(crate) fn on_a_small_disk(test: impl FnOnce(&mut Daemon, &Disk)) {
     if !have("mkfs.ext4") || !Path::new("/dev/loop-control").exists() {
         println!("skipped: needs mkfs.ext4 and loop devices");
         return;
@@ -103,7 +103,7 @@ fn on_a_small_disk(test: impl FnOnce(&mut Daemon, &Disk)) {
 
 /// That a refusal says what is full: the words of the kernel and the path.
 #[track_caller]
-fn says_what_is_full(d: &Daemon, said: &str) {
+pub(crate) fn says_what_is_full(d: &Daemon, said: &str) {
     let root = d.data_root();
     assert!(said.to_lowercase().contains("no space left"), "{said}");
     assert!(said.contains(root.to_str().unwrap()), "without the path: {said}");

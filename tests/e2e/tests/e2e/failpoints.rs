@@ -2,13 +2,14 @@
 //! one finds a container in a state that exists, goes on from there, and leaves nothing behind.
 
 use pouch_testkit::{Daemon, Host};
+use pouch_types::failpoint;
 use serde_json::{Value, json};
 
 /// The points at which the given test crashes the daemon: one of `parts`, so that they share the
 /// test threads.
 fn points(part: usize) -> Vec<&'static str> {
     const PARTS: usize = 4;
-    pouch_engine::failpoint::ALL.iter().skip(part).step_by(PARTS).copied().collect()
+    failpoint::CONTAINER.iter().skip(part).step_by(PARTS).copied().collect()
 }
 
 fn create(d: &Daemon) -> bool {
@@ -96,7 +97,7 @@ fn crash_matrix_fourth_quarter() {
 #[test]
 fn every_point_is_in_one_quarter() {
     let mut all: Vec<&str> = (0..4).flat_map(points).collect();
-    let mut listed = pouch_engine::failpoint::ALL.to_vec();
+    let mut listed = failpoint::CONTAINER.to_vec();
     all.sort_unstable();
     listed.sort_unstable();
     assert_eq!(all, listed);

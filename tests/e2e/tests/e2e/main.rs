@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod attach;
+mod bad_images;
 mod bad_input;
 mod cli;
 mod copy;
@@ -18,10 +19,12 @@ mod inspect;
 mod lifecycle;
 mod limits;
 mod logs;
+mod mirrors;
 mod network;
 mod never_hangs;
 mod options;
 mod programs;
+mod pull_faults;
 mod restart_policy;
 mod run;
 mod sdk;
