@@ -15,6 +15,7 @@ use crate::archive::ArchiveError;
 use crate::changes::InvalidChange;
 use crate::config::ConfigError;
 use crate::layers::LayerError;
+use crate::policy::Rejected;
 
 /// Why an operation on images failed.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +107,18 @@ pub enum ImageError {
     /// The content store.
     #[error("image content")]
     Content(#[from] ContentError),
+    /// The verification policy does not let it in.
+    #[error(transparent)]
+    Rejected(#[from] Box<Rejected>),
+    /// Signatures that the policy requires cannot be fetched.
+    #[error("signatures of {image}")]
+    Signatures {
+        /// The image as people know it.
+        image: String,
+        /// Why.
+        #[source]
+        source: RegistryError,
+    },
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -226,6 +239,8 @@ impl Classified for ImageError {
             Self::Change(e) => e.kind(),
             Self::Layer { source, .. } => source.kind(),
             Self::Content(e) => e.kind(),
+            Self::Rejected(_) => ErrorKind::Denied,
+            Self::Signatures { source, .. } => source.kind(),
             Self::Registry(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Input(_) => ErrorKind::Cancelled,

@@ -18,6 +18,7 @@ use crate::error::ImageError;
 use crate::image::{Image, Layer, Owner};
 use crate::limits;
 use crate::load::on_thread;
+use crate::policy::Unsigned;
 use crate::rows::Record;
 use crate::unpack::{Teller, packing};
 
@@ -38,7 +39,7 @@ impl Images {
     /// Makes an image of a root file system in a tar, plain or compressed (gzip, zstd, xz, bzip2).
     ///
     /// # Errors
-    /// A tar that is damaged or hostile, a name with a digest, I/O.
+    /// The policy's refusal, a tar that is damaged or hostile, a name with a digest, I/O.
     pub async fn import<S>(
         &self,
         input: S,
@@ -51,6 +52,7 @@ impl Images {
         if options.reference.as_ref().is_some_and(|name| name.digest().is_some()) {
             return Err(ImageError::TagWithDigest);
         }
+        self.policy().on_unsigned(Unsigned::Tarball).map_err(Box::new)?;
         let content = self.0.content.clone();
         let (file, diff_id) = on_thread(input, move |reader| {
             let (compression, reader) = peek(reader).map_err(ArchiveError::Read)?;

@@ -14,7 +14,8 @@
 //! **Memory.** All images are cached, parsed and immutable: list, inspect and look-ups do no I/O.
 //!
 //! **Trust.** Digest and size of every blob are checked while it streams, the diffID while it is
-//! unpacked, wherever the bytes came from. Limits are in [`limits`].
+//! unpacked, wherever the bytes came from. Limits are in [`limits`]; whose images may come at all,
+//! the [`Policy`] says.
 
 #![forbid(unsafe_code)]
 
@@ -32,6 +33,7 @@ mod layers;
 pub mod limits;
 mod load;
 mod pins;
+mod policy;
 mod progress;
 mod pull;
 mod push;
@@ -61,6 +63,7 @@ pub use image::{Image, Layer, Owner, Owners, Packing, Step};
 pub use import::ImportOptions;
 pub use layers::{Kept, LayerError, LayerStore, LayerStream, Unpacked};
 pub use progress::{Amount, Event, LayerState, Loaded, Progress};
+pub use policy::{Policy, PolicyError, Rejected};
 pub use pull::PullRequest;
 pub use push::{PushRequest, PushWhat};
 pub use remove::{ImageUser, RemoveOptions, Removed};
@@ -85,6 +88,7 @@ pub(crate) struct Inner {
     registry: Registry,
     catalog: RwLock<Catalog>,
     /// Held over a commit and the same change of the catalog, so that both see one order.
+    policy: RwLock<Policy>,
     change: tokio::sync::Mutex<()>,
     pins: Arc<Pins>,
     fetches: Fetches,
@@ -120,6 +124,7 @@ impl Images {
             registry,
             catalog: RwLock::new(Catalog::new(records, references)),
             change: tokio::sync::Mutex::default(),
+            policy: RwLock::default(),
             pins: Arc::default(),
             fetches: Fetches::default(),
             blobs: Flights::default(),
@@ -133,6 +138,17 @@ impl Images {
 
     /// The image of a name (`repository[:tag][@digest]`) or of a full or short id, with or without
     /// `sha256:`. No I/O.
+    /// Says what may come from now on. Until it is said, everything may.
+    pub fn set_policy(&self, policy: Policy) {
+        *self.0.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// What may come.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.0.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     ///
     /// # Errors
     /// [`ImageError::NotFound`], [`ImageError::Ambiguous`], [`ImageError::Reference`].

@@ -23,6 +23,7 @@ use crate::config::ImageConfig;
 use crate::error::ImageError;
 use crate::image::{Image, Layer, Owner, Packing};
 use crate::limits;
+use crate::policy::Unsigned;
 use crate::progress::{Event, LayerState, Loaded, Progress};
 use crate::rows::Record;
 use crate::sweep::Collect;
@@ -68,8 +69,8 @@ impl Images {
     /// Loads every image of an archive, plain or compressed (gzip, zstd, xz, bzip2).
     ///
     /// # Errors
-    /// An archive that is damaged or hostile, a layer that cannot be unpacked, I/O. Images that
-    /// came before the failure stay.
+    /// The policy's refusal, an archive that is damaged or hostile, a layer that cannot be unpacked,
+    /// I/O. Images that came before the failure stay.
     pub async fn load<S>(
         &self,
         input: S,
@@ -80,9 +81,11 @@ impl Images {
         S: Stream<Item = io::Result<Bytes>> + Send + Unpin,
     {
         let content = self.0.content.clone();
+        let policy = self.policy();
         let (mut archive, listed) = on_thread(input, move |reader| {
             let archive = Archive::read(reader, &content)?;
-            let listed = list(&archive)?;
+            let (format, listed) = list(&archive)?;
+            policy.on_unsigned(format).map_err(Box::new)?;
             Ok((archive, listed))
         })
         .await?;
@@ -223,12 +226,14 @@ where
     (&mut worker).await.map_err(|_| ImageError::Worker)?
 }
 
-fn list(archive: &Archive) -> Result<Vec<Listed>, ImageError> {
+fn list(archive: &Archive) -> Result<(Unsigned, Vec<Listed>), ImageError> {
     let docker = archive.document("manifest.json", limits::MANIFEST_BYTES)?;
     let layout = archive.document("index.json", limits::MANIFEST_BYTES)?;
     match (docker, layout) {
-        (Some(docker), layout) => list_docker(archive, &docker, layout.as_deref()),
-        (None, Some(layout)) => list_layout(archive, &layout),
+        (Some(docker), layout) => {
+            Ok((Unsigned::DockerArchive, list_docker(archive, &docker, layout.as_deref())?))
+        }
+        (None, Some(layout)) => Ok((Unsigned::OciArchive, list_layout(archive, &layout)?)),
         (None, None) => Err(ArchiveError::NoImages.into()),
     }
 }

@@ -45,17 +45,19 @@ impl Images {
     /// Dropping the future stops the pull; what was fetched is kept for the next one.
     ///
     /// # Errors
-    /// The registry's refusals and failures, bytes that are not those of their digest, layers that
-    /// cannot be unpacked, I/O.
+    /// The policy's and the registry's refusals and failures, bytes that are not those of their
+    /// digest, layers that cannot be unpacked, I/O.
     pub async fn pull(
         &self,
         request: PullRequest,
         progress: &Progress,
     ) -> Result<Arc<Image>, ImageError> {
         let reference = &request.reference;
+        let demand = self.policy().on_pull(reference).map_err(Box::new)?;
         let repository = self.0.registry.repository(reference, request.credentials).await?;
         let repository = Arc::new(repository);
         let resolved = repository.resolve(&request.platform).await?;
+        demand.check(&repository, &resolved).await?;
         failpoint::hit("pull:resolved");
         let id = match (reference.digest(), reference.tag()) {
             (Some(digest), _) => digest.to_string(),

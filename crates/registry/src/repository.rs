@@ -85,6 +85,22 @@ impl Repository {
         self.fetch(&digest.to_string(), Want::Document(*digest)).await
     }
 
+    /// The document of another tag, for example one that holds signatures.
+    ///
+    /// # Errors
+    /// [`RegistryError::ManifestUnknown`] when there is no such tag, and all others.
+    pub async fn document_of_tag(&self, tag: &str) -> Result<Document, RegistryError> {
+        self.fetch(tag, Want::Tag).await
+    }
+
+    /// The same without mirrors, for what only the registry's own word is good enough; `None` when
+    /// there are none.
+    #[must_use]
+    pub fn without_mirrors(&self) -> Option<Self> {
+        let session = self.session.without_mirrors()?;
+        Some(Self { session: Arc::new(session), push: Arc::clone(&self.push) })
+    }
+
     /// The image of the session's reference for a platform.
     ///
     /// # Errors

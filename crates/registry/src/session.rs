@@ -99,6 +99,18 @@ impl Session {
         }
     }
 
+    /// A session with the registry itself, with the same rights; `None` when this is one.
+    pub(crate) fn without_mirrors(&self) -> Option<Self> {
+        let [.., _, origin] = self.sources.as_slice() else { return None };
+        Some(Self {
+            registry: Arc::clone(&self.registry),
+            reference: self.reference.clone(),
+            sources: vec![origin.clone()],
+            marks: Mutex::default(),
+            refusing: Mutex::default(),
+        })
+    }
+
     pub(crate) fn inner(&self) -> &Inner {
         &self.registry
     }
