@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::flags::container::{CreateFlags, RunFlags};
 use crate::flags::plain::*;
+use crate::flags::registry::{CommitFlags, LoginFlags, LogoutFlags, SearchFlags};
 use crate::flags::resources::UpdateFlags;
 
 /// A container engine: the docker commands, on pouchd or any daemon with the Docker Engine API.
@@ -69,6 +70,8 @@ pub(crate) struct GlobalFlags {
 pub(crate) enum Command {
     /// Attach local standard input, output, and error streams to a running container
     Attach(AttachFlags),
+    /// Create a new image from a container's changes
+    Commit(CommitFlags),
     /// Generate the autocompletion script for a shell
     Completion(CompletionFlags),
     /// Manage containers
@@ -103,6 +106,10 @@ pub(crate) enum Command {
     Kill(KillFlags),
     /// Load an image from a tar archive or STDIN
     Load(LoadFlags),
+    /// Authenticate to a registry
+    Login(LoginFlags),
+    /// Log out from a registry
+    Logout(LogoutFlags),
     /// Fetch the logs of a container
     Logs(LogsFlags),
     /// Manage networks
@@ -130,6 +137,8 @@ pub(crate) enum Command {
     Run(Box<RunFlags>),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)
     Save(SaveFlags),
+    /// Search Docker Hub, or another registry, for images
+    Search(SearchFlags),
     /// Start one or more stopped containers
     Start(StartFlags),
     /// Display a live stream of container(s) resource usage statistics
@@ -161,6 +170,8 @@ pub(crate) enum Command {
 pub(crate) enum ContainerCommand {
     /// Attach local standard input, output, and error streams to a running container
     Attach(AttachFlags),
+    /// Create a new image from a container's changes
+    Commit(CommitFlags),
     /// Copy files/folders between a container and the local filesystem
     Cp(CpFlags),
     /// Create a new container

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use pouch_client::{Client, ClientOptions, DEFAULT_HOST, Endpoint, TlsOptions, Verify};
+use pouch_client::{ApiVersion, Client, ClientOptions, DEFAULT_HOST, Endpoint, TlsOptions, Verify};
 use serde::Deserialize;
 
 use crate::cli::GlobalFlags;
@@ -15,6 +15,8 @@ use crate::settings::{self, ConfigFile};
 pub(crate) struct Session {
     pub(crate) client: Client,
     pub(crate) config: ConfigFile,
+    /// Where that configuration is.
+    pub(crate) directory: PathBuf,
     /// The daemon as the user would name it, the key of `proxies`.
     pub(crate) host: String,
 }
@@ -45,7 +47,7 @@ impl Session {
     /// Resolves flags, environment and files. Nothing is connected yet.
     pub(crate) fn open(flags: &GlobalFlags) -> Result<Self, Failure> {
         let directory = settings::directory(flags.config.as_deref());
-        let config = ConfigFile::load(&directory)?;
+        let config = ConfigFile::open(&directory)?;
         let target = target(flags, &config, &directory)?;
         let endpoint: Endpoint = target.host.parse()?;
         let version = match settings::variable("API_VERSION") {
@@ -54,7 +56,21 @@ impl Session {
         };
         let headers = headers(&config)?;
         let client = Client::new(ClientOptions { endpoint, tls: target.tls, version, headers })?;
-        Ok(Self { client, config, host: target.host })
+        Ok(Self { client, config, directory, host: target.host })
+    }
+}
+
+impl Session {
+    /// Refuses a flag that the daemon would pass over: it speaks less than API `1.{since}`.
+    pub(crate) async fn wants(&self, flag: &str, since: u16) -> Result<(), Failure> {
+        let version = self.client.version().await?;
+        if version >= (ApiVersion { major: 1, minor: since }) {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "\"{flag}\" requires API version 1.{since}, but the Docker daemon API version is \
+             {version}"
+        )))
     }
 }
 

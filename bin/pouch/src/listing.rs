@@ -83,6 +83,11 @@ impl Format {
         Ok(self.template.render(&Value::Row(row.into()), Mode::Data)?)
     }
 
+    /// Whether rows are shown as JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json || self.template.shows_all()
+    }
+
     /// Whether titles and alignment are wanted.
     pub(crate) const fn is_table(&self) -> bool {
         self.table

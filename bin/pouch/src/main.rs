@@ -101,12 +101,15 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 async fn run(session: &Session, cli: Cli) -> Outcome {
     use cmd::{
-        attach, container, cp, exec, image, images, inspect, lifecycle, logs, ps, stats, system,
-        version,
+        attach, container, cp, exec, image, images, inspect, lifecycle, login, logs, ps, search,
+        stats, system, version,
     };
     match cli.command {
         Command::Attach(f) | Command::Container(ContainerCommand::Attach(f)) => {
             attach::attach(session, f).await
+        }
+        Command::Commit(f) | Command::Container(ContainerCommand::Commit(f)) => {
+            image::commit(session, f).await
         }
         Command::Completion(_) => Ok(0),
         Command::Cp(f) | Command::Container(ContainerCommand::Cp(f)) => cp::cp(session, f).await,
@@ -146,6 +149,8 @@ async fn run(session: &Session, cli: Cli) -> Outcome {
             lifecycle::kill(session, f).await
         }
         Command::Load(f) | Command::Image(ImageCommand::Load(f)) => image::load(session, f).await,
+        Command::Login(f) => login::login(session, f).await,
+        Command::Logout(f) => login::logout(session, f).await,
         Command::Logs(f) | Command::Container(ContainerCommand::Logs(f)) => {
             logs::logs(session, f).await
         }
@@ -173,6 +178,7 @@ async fn run(session: &Session, cli: Cli) -> Outcome {
             Box::pin(cmd::run::run(session, *f)).await
         }
         Command::Save(f) | Command::Image(ImageCommand::Save(f)) => image::save(session, f).await,
+        Command::Search(f) => search::search(session, f).await,
         Command::Start(f) | Command::Container(ContainerCommand::Start(f)) => {
             attach::start(session, f).await
         }

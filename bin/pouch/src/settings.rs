@@ -1,8 +1,8 @@
 //! `~/.docker/config.json` and the environment: what docker's users have set up already.
 //!
-//! The file is the docker CLI's, read and (by `login`-like tools) written by others; unknown
-//! members are ignored, and a file that is not JSON is an error, since going on without
-//! credentials would only fail later and less clearly.
+//! The file is the docker CLI's, which reads and writes it too; unknown members are ignored, and a
+//! file that is not JSON is an error, since going on without credentials would only fail later and
+//! less clearly.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -20,6 +20,9 @@ const FILE_LIMIT: u64 = 4 << 20;
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ConfigFile {
     pub(crate) auths: BTreeMap<String, StoredAuth>,
+    /// `DOCKER_AUTH_CONFIG`, which comes before the file and is never written to.
+    #[serde(skip)]
+    pub(crate) auths_of_environment: BTreeMap<String, StoredAuth>,
     #[serde(rename = "HttpHeaders")]
     pub(crate) http_headers: BTreeMap<String, String>,
     pub(crate) creds_store: String,
@@ -58,6 +61,24 @@ pub(crate) struct Proxies {
 }
 
 impl ConfigFile {
+    /// Reads `config.json` of `directory`, where a missing file is an empty one, and
+    /// `DOCKER_AUTH_CONFIG`.
+    pub(crate) fn open(directory: &Path) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        struct Environment {
+            #[serde(default)]
+            auths: BTreeMap<String, StoredAuth>,
+        }
+        let mut config = Self::load(directory)?;
+        if let Some(text) = variable("AUTH_CONFIG") {
+            let found: Environment = serde_json::from_str(&text).map_err(|error| {
+                Failure::new(format!("cannot parse DOCKER_AUTH_CONFIG: {error}"))
+            })?;
+            config.auths_of_environment = found.auths;
+        }
+        Ok(config)
+    }
+
     /// Reads `config.json` of `directory`; a missing file is an empty one.
     pub(crate) fn load(directory: &Path) -> Result<Self, Failure> {
         let path = directory.join("config.json");

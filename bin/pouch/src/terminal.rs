@@ -1,14 +1,14 @@
-//! The user's terminal: raw mode and its undoing, size, detach keys.
+//! The user's terminal: raw mode, silence and their undoing, size, detach keys.
 //!
-//! Raw mode must end on every way out of the process. [`RawMode`] undoes it when it is dropped;
-//! for a panic, which in a release build runs no destructors, the hook that
+//! Both must end on every way out of the process. [`RawMode`] and [`NoEcho`] undo them when they
+//! are dropped; for a panic, which in a release build runs no destructors, the hook that
 //! [`install_panic_hook`] sets does it.
 
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
 
 use pouch_client::TerminalSize;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::failure::Failure;
 
@@ -57,6 +57,32 @@ impl RawMode {
 }
 
 impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// What is typed is not shown, until dropped.
+#[derive(Debug)]
+pub(crate) struct NoEcho(());
+
+impl NoEcho {
+    /// Stops the echo of stdin, which is a terminal.
+    pub(crate) fn enter() -> Result<Self, Failure> {
+        let fail = |error: rustix::io::Errno| {
+            Failure::new(format!("cannot keep the terminal from showing a password: {error}"))
+        };
+        let original = tcgetattr(rustix::stdio::stdin()).map_err(fail)?;
+        let mut silent = original.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(original);
+        let guard = Self(());
+        tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &silent).map_err(fail)?;
+        Ok(guard)
+    }
+}
+
+impl Drop for NoEcho {
     fn drop(&mut self) {
         restore();
     }

@@ -28,7 +28,9 @@ pub use api::containers::{
     ArchiveReader, Attach, Condition, ListContainers, Logs, PutArchive, RemoveContainer, Sampling,
     SizeInfo, Stop, TerminalSize, Wait,
 };
-pub use api::images::{CreateImage, ListImages, Progress, RemoveImage, encode_auth};
+pub use api::images::{
+    Commit, CreateImage, ListImages, Progress, RemoveImage, SearchImages, encode_auth,
+};
 pub use api::system::{DiskUsageOf, EventRange};
 pub use api::volumes::VolumeRemoval;
 pub use body::{ReplyBody, ReplyBytes};

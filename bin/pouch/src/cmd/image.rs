@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use pouch_client::{CreateImage, Progress, RemoveImage};
+use pouch_client::{Commit, CreateImage, Progress, RemoveImage};
 use tokio::io::AsyncRead;
 
-use super::{Outcome, confirmed, filters, split_reference};
+use super::{Outcome, confirmed, filters, platform, split_reference};
 use crate::context::Session;
 use crate::create::trusted;
 use crate::failure::{Failure, describe};
 use crate::flags::plain::{
     ImagePruneFlags, ImportFlags, LoadFlags, PullFlags, PushFlags, RmiFlags, SaveFlags, TagFlags,
 };
+use crate::flags::registry::CommitFlags;
 use crate::progress::{self, Look, Stream};
 use crate::{credentials, output, settings, streams, terminal, units};
 
@@ -39,9 +40,10 @@ pub(crate) async fn pull(session: &Session, flags: PullFlags) -> Outcome {
     let (name, tag) = split_reference(&flags.image);
     let named = flags.image.len() > name.len();
     if flags.all_tags && named {
-        return Err(Failure::new("a tag cannot be used with --all-tags: leave one of them out"));
+        return Err(Failure::new("tag can't be used with --all-tags/-a"));
     }
-    if !flags.all_tags && !named && !flags.quiet {
+    let look = Look::from_flag(&flags.progress.progress, flags.quiet);
+    if !flags.all_tags && !named && look.is_talkative() {
         output::line(&format!("Using default tag: {tag}"))?;
     }
     let auth = credentials::lookup(&session.config, &flags.image).await?;
@@ -54,18 +56,21 @@ pub(crate) async fn pull(session: &Session, flags: PullFlags) -> Outcome {
         ..CreateImage::default()
     };
     let messages = session.client.pull_image(&create, auth.as_ref()).await?;
-    let look = Look::from_flag(&flags.progress.progress, flags.quiet);
     progress::show(messages, look, Stream::Stdout).await?;
     if look != Look::Json {
-        let separator = if tag.contains(':') { '@' } else { ':' };
-        let reference = if flags.all_tags {
-            familiar(&name)
-        } else {
-            format!("{}{separator}{tag}", familiar(&name))
-        };
-        output::line(&reference)?;
+        output::line(&full_name(&name, if flags.all_tags { "" } else { &tag }))?;
     }
     Ok(0)
+}
+
+/// The full name with the tag or digest, if any, as a pull ends with it.
+fn full_name(name: &str, tag: &str) -> String {
+    let separator = match tag {
+        "" => "",
+        digest if digest.contains(':') => "@",
+        _ => ":",
+    };
+    format!("{}{separator}{tag}", familiar(name))
 }
 
 /// The full name, as a pull ends with it.
@@ -83,45 +88,71 @@ fn familiar(name: &str) -> String {
 /// `pouch push`.
 pub(crate) async fn push(session: &Session, flags: PushFlags) -> Outcome {
     trusted(flags.disable_content_trust)?;
-    flags.platform.refuse()?;
+    let platform = platform::one(session, &flags.platform, 46).await?;
     let (name, tag) = split_reference(&flags.image);
     let named = flags.image.len() > name.len();
     if flags.all_tags && named {
         return Err(Failure::new("tag can't be used with --all-tags/-a"));
     }
-    if !flags.all_tags && !named && !flags.quiet {
+    let look = Look::from_flag(&flags.progress.progress, flags.quiet);
+    if !flags.all_tags && !named && look.is_talkative() {
         output::line(&format!("Using default tag: {tag}"))?;
     }
     let auth = credentials::lookup(&session.config, &flags.image).await?.unwrap_or_default();
     let tag = if flags.all_tags { String::new() } else { tag };
-    let messages = session.client.push_image(&name, &tag, &auth).await?;
-    let look = Look::from_flag(&flags.progress.progress, flags.quiet);
+    let messages = session.client.push_image(&name, &tag, platform.as_ref(), &auth).await?;
     progress::show(messages, look, Stream::Stdout).await?;
-    if flags.quiet {
-        output::line(&flags.image)?;
+    if look == Look::Silent {
+        output::line(&full_name(&name, &tag))?;
     }
+    Ok(0)
+}
+
+/// `pouch commit`.
+pub(crate) async fn commit(session: &Session, flags: CommitFlags) -> Outcome {
+    let (repository, tag) = match &flags.repository {
+        None => (String::new(), String::new()),
+        Some(reference) => split_reference(reference),
+    };
+    let commit = Commit {
+        container: flags.container,
+        repository,
+        tag,
+        author: flags.author,
+        message: flags.message,
+        changes: flags.change,
+        running: flags.pause == Some(false),
+    };
+    output::line(&session.client.commit(&commit).await?)?;
     Ok(0)
 }
 
 /// `pouch load`.
 pub(crate) async fn load(session: &Session, flags: LoadFlags) -> Outcome {
-    flags.platform.refuse()?;
+    let platform = platform::one(session, &flags.platform, 48).await?;
     let source = open(flags.input.as_deref()).await?;
-    let quiet = flags.quiet || !terminal::stdout_is_terminal();
+    let look = Look::from_flag(&flags.progress.progress, Default::default());
+    let quiet = match look {
+        // Nobody watches.
+        Look::Auto => flags.quiet || !terminal::stdout_is_terminal(),
+        Look::Silent => true,
+        Look::Plain | Look::Bars | Look::Json => flags.quiet,
+    };
     let progress = if quiet { Progress::Quiet } else { Progress::Reported };
-    let messages = session.client.load_images(source, progress).await?;
-    let look = Look::from_flag(&flags.progress.progress, false);
+    let messages = session.client.load_images(source, progress, platform.as_ref()).await?;
+    // What was loaded is told in any case.
+    let look = if look == Look::Silent { Look::Plain } else { look };
     progress::show(messages, look, Stream::Stdout).await?;
     Ok(0)
 }
 
 /// `pouch save`.
 pub(crate) async fn save(session: &Session, flags: SaveFlags) -> Outcome {
-    flags.platform.refuse()?;
+    let platform = platform::one(session, &flags.platform, 48).await?;
     if flags.output.is_none() && terminal::stdout_is_terminal() {
         return Err(Failure::new("cowardly refusing to save to a terminal: use -o, or redirect"));
     }
-    let body = session.client.save_images(&flags.images).await?;
+    let body = session.client.save_images(&flags.images, platform.as_ref()).await?;
     streams::save(body, flags.output.as_deref()).await?;
     Ok(0)
 }
@@ -169,8 +200,8 @@ pub(crate) async fn tag(session: &Session, flags: TagFlags) -> Outcome {
 
 /// `pouch rmi`.
 pub(crate) async fn rmi(session: &Session, flags: RmiFlags) -> Outcome {
-    flags.platform.refuse()?;
-    let remove = RemoveImage { force: flags.force, no_prune: flags.no_prune };
+    let platforms = platform::all(session, &flags.platform, 50).await?;
+    let remove = RemoveImage { force: flags.force, no_prune: flags.no_prune, platforms };
     let mut failed = Vec::new();
     // One after the other: several names of one image depend on each other.
     for name in &flags.images {
@@ -233,5 +264,8 @@ mod tests {
         assert_eq!(familiar("busybox"), "docker.io/library/busybox");
         assert_eq!(familiar("me/x"), "docker.io/me/x");
         assert_eq!(familiar("r.example/x"), "r.example/x");
+        assert_eq!(full_name("x", "1"), "docker.io/library/x:1");
+        assert_eq!(full_name("a/x", "sha256:1"), "docker.io/a/x@sha256:1");
+        assert_eq!(full_name("box:1/x", ""), "box:1/x");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pouch_client::ListImages;
 use pouch_docker_types::image::{ImageHistory, ImageSummary};
 
-use super::{Outcome, filters};
+use super::{Outcome, filters, platform};
 use crate::context::Session;
 use crate::failure::Failure;
 use crate::flags::plain::{HistoryFlags, ImagesFlags};
@@ -150,11 +150,11 @@ static HISTORY_EXACT: Layout =
 
 /// `pouch history`.
 pub(crate) async fn history(session: &Session, flags: HistoryFlags) -> Outcome {
-    flags.platform.refuse()?;
+    let platform = platform::one(session, &flags.platform, 48).await?;
     let human = flags.human.unwrap_or(true);
     let layout = if human { &HISTORY } else { &HISTORY_EXACT };
     let format = Format::new(layout, flags.format.as_deref(), None, flags.quiet)?;
-    let steps = session.client.image_history(&flags.image).await?;
+    let steps = session.client.image_history(&flags.image, platform.as_ref()).await?;
     let now = units::now();
     let rows = steps.iter().map(|step| step_row(step, human, flags.no_trunc, now)).collect();
     output::print(&format.render(rows)?)?;

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use pouch_client::{ClientError, SizeInfo};
+use pouch_docker_types::image::OciPlatform;
 
-use super::Outcome;
+use super::{Outcome, platform};
 use crate::context::Session;
 use crate::failure::{Failure, describe};
 use crate::flags::plain::{
@@ -38,15 +39,32 @@ impl Kind {
         self,
         session: &Session,
         name: &str,
-        size: SizeInfo,
+        details: &Details,
     ) -> Result<Bytes, ClientError> {
         let client = &session.client;
         match self {
-            Self::Container => client.inspect_container_raw(name, size).await,
-            Self::Image => client.inspect_image_raw(name).await,
+            Self::Container => client.inspect_container_raw(name, details.size).await,
+            Self::Image => client.inspect_image_raw(name, details.platform.as_ref()).await,
             Self::Network => client.inspect_network_raw(name).await,
             Self::Volume => client.inspect_volume_raw(name).await,
         }
+    }
+}
+
+/// What is asked for beside the object itself.
+struct Details {
+    /// Of a container.
+    size: SizeInfo,
+    /// Of an image.
+    platform: Option<OciPlatform>,
+}
+
+impl Details {
+    const NONE: Self = Self { size: SizeInfo::Without, platform: None };
+
+    const fn sized(flag: bool) -> Self {
+        let size = if flag { SizeInfo::With } else { SizeInfo::Without };
+        Self { size, ..Self::NONE }
     }
 }
 
@@ -56,21 +74,23 @@ pub(crate) async fn any(session: &Session, flags: InspectFlags) -> Outcome {
         Some(kind) => vec![kind],
         None => Kind::ALL.to_vec(),
     };
-    let size = if flags.size { SizeInfo::With } else { SizeInfo::Without };
-    show(session, &kinds, &flags.names, flags.format.as_deref(), size).await
+    let details = Details::sized(flags.size);
+    show(session, &kinds, &flags.names, flags.format.as_deref(), &details).await
 }
 
 /// `pouch container inspect`.
 pub(crate) async fn container(session: &Session, flags: InspectContainerFlags) -> Outcome {
-    let size = if flags.size { SizeInfo::With } else { SizeInfo::Without };
     let InspectOne { names, format } = flags.inspect;
-    show(session, &[Kind::Container], &names, format.as_deref(), size).await
+    let details = Details::sized(flags.size);
+    show(session, &[Kind::Container], &names, format.as_deref(), &details).await
 }
 
 /// `pouch image inspect`.
 pub(crate) async fn image(session: &Session, flags: InspectImageFlags) -> Outcome {
-    flags.platform.refuse()?;
-    one(session, Kind::Image, flags.inspect).await
+    let platform = platform::one(session, &flags.platform, 49).await?;
+    let InspectOne { names, format } = flags.inspect;
+    let details = Details { platform, ..Details::NONE };
+    show(session, &[Kind::Image], &names, format.as_deref(), &details).await
 }
 
 /// `pouch network inspect`. What `--verbose` adds is of swarm networks, which there are none of.
@@ -84,7 +104,7 @@ pub(crate) async fn volume(session: &Session, flags: InspectOne) -> Outcome {
 }
 
 async fn one(session: &Session, kind: Kind, flags: InspectOne) -> Outcome {
-    show(session, &[kind], &flags.names, flags.format.as_deref(), SizeInfo::Without).await
+    show(session, &[kind], &flags.names, flags.format.as_deref(), &Details::NONE).await
 }
 
 async fn show(
@@ -92,7 +112,7 @@ async fn show(
     kinds: &[Kind],
     names: &[String],
     format: Option<&str>,
-    size: SizeInfo,
+    details: &Details,
 ) -> Outcome {
     let template = match format {
         None | Some("") => None,
@@ -102,7 +122,7 @@ async fn show(
     let mut found = Vec::new();
     let mut failed = Vec::new();
     for name in names {
-        match lookup(session, kinds, name, size).await {
+        match lookup(session, kinds, name, details).await {
             Ok(bytes) => found.push(bytes),
             Err(message) => failed.push(message),
         }
@@ -134,10 +154,10 @@ async fn lookup(
     session: &Session,
     kinds: &[Kind],
     name: &str,
-    size: SizeInfo,
+    details: &Details,
 ) -> Result<Bytes, String> {
     for kind in kinds {
-        match kind.fetch(session, name, size).await {
+        match kind.fetch(session, name, details).await {
             Ok(bytes) => return Ok(bytes),
             Err(error) if error.is_not_found() && kinds.len() > 1 => {}
             Err(error) => return Err(describe(&error)),

@@ -2,4 +2,5 @@
 
 pub(crate) mod container;
 pub(crate) mod plain;
+pub(crate) mod registry;
 pub(crate) mod resources;

@@ -182,24 +182,12 @@ pub(crate) struct ImagesFlags {
     pub(crate) repository: Option<String>,
 }
 
-/// One of several platforms that an image can have; ours have one.
+/// Which of an image's machines.
 #[derive(Debug, Args)]
 pub(crate) struct PlatformFlag {
-    /// Work on one platform of a multi-platform image (not supported)
-    #[arg(long, value_name = "OS/ARCH")]
+    /// Only the image for this platform: os[/arch[/variant]]
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     pub(crate) platform: Vec<String>,
-}
-
-impl PlatformFlag {
-    /// # Errors
-    /// When a platform is named.
-    pub(crate) fn refuse(&self) -> Result<(), crate::failure::Failure> {
-        if self.platform.is_empty() {
-            return Ok(());
-        }
-        let why = "images are kept for one platform; choose it when you pull";
-        Err(crate::failure::Failure::unsupported("--platform", why))
-    }
 }
 
 #[derive(Debug, Args)]
@@ -296,7 +284,7 @@ pub(crate) struct LoadFlags {
 #[derive(Debug, Args)]
 pub(crate) struct ProgressFlag {
     /// How progress is shown
-    #[arg(long, default_value = "auto", value_name = "HOW", value_parser = ["auto", "plain", "tty", "json"])]
+    #[arg(long, default_value = "auto", value_name = "HOW", value_parser = ["auto", "plain", "tty", "json", "quiet"])]
     pub(crate) progress: String,
 }
 

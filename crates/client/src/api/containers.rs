@@ -4,12 +4,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::HeaderMap;
+use pouch_docker_types::Filters;
 use pouch_docker_types::archive::PathStat;
 use pouch_docker_types::container::{
     ContainerCreate, ContainerCreated, ContainerInspect, ContainerPrune, ContainerSummary,
     ContainerUpdate, ContainerUpdated, ContainerWait, FilesystemChange, Stats, Top,
 };
-use pouch_docker_types::{Filters, IdResponse};
 use tokio::io::AsyncRead;
 
 use crate::body::{self, ReplyBody};
@@ -460,15 +460,6 @@ impl Client {
     pub async fn prune_containers(&self, filters: &Filters) -> Result<ContainerPrune, ClientError> {
         let query = Query::new().with_filters(filters);
         self.json(Call::post("/containers/prune").query(query)).await
-    }
-
-    /// `POST /commit`; `parameters` are those of the API.
-    ///
-    /// # Errors
-    /// 404.
-    pub async fn commit(&self, parameters: Query) -> Result<IdResponse, ClientError> {
-        let call = Call::post("/commit").query(parameters);
-        self.json(call.json(&serde_json::Map::new())?).await
     }
 }
 
