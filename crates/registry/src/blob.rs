@@ -153,7 +153,8 @@ impl Reader {
             }
             self.open().await?;
             let Some(open) = self.open.as_mut() else { continue };
-            let (source, strict) = (open.turn.source, open.turn.haste == Haste::Strict);
+            let (turn, want) = (open.turn, Want::Blob(self.digest));
+            let (source, strict) = (turn.source, turn.haste == Haste::Strict);
             let outcome = tokio::select! {
                 // Cancel-safe: a body gives its bytes or keeps them.
                 biased;
@@ -161,6 +162,7 @@ impl Reader {
                 () = self.session.until_benched(source), if strict => {
                     Err(passed_over(self.session.source(source).key()))
                 }
+                error = self.session.until_gone(turn, &want), if strict => Err(error),
             };
             let error = match outcome {
                 Ok(Some(mut bytes)) => {
@@ -293,7 +295,10 @@ impl BlobStream {
         let size = descriptor.size;
         let start = offset.min(size);
         let config = &session.transport().config;
-        let in_parts = config.parallel_ranges > 1 && size - start > config.parallel_above;
+        // A peer that has had a range of a blob is taken for one that has the blob.
+        let by_peers = session.is_first_asked(Kind::Dragonfly, &Want::Blob(descriptor.digest));
+        let in_parts =
+            config.parallel_ranges > 1 && size - start > config.parallel_above && !by_peers;
         let end = if in_parts { (start + config.parallel_part.max(1)).min(size) } else { size };
         let mut reader = Reader::new(session, descriptor.digest, size, start, end);
         reader.open().await?;

@@ -26,6 +26,7 @@ mod endpoint;
 mod error;
 mod hosts;
 mod login;
+mod peer;
 pub mod platform;
 mod push;
 mod repository;

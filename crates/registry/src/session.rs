@@ -172,6 +172,11 @@ impl Session {
             .collect()
     }
 
+    /// Whether a source of this kind will be the first to be asked.
+    pub(crate) fn is_first_asked(&self, kind: Kind, want: &Want) -> bool {
+        self.order(want).front().is_some_and(|turn| self.source(turn.source).kind == kind)
+    }
+
     /// Remembers what a mirror did wrong.
     pub(crate) fn blame(&self, index: usize, want: &Want, error: &RegistryError) {
         match offence(error) {
@@ -221,8 +226,8 @@ impl Session {
     pub(crate) async fn exchange(&self, turn: Turn, ask: &Ask<'_>) -> Result<Body, Fault> {
         let transport = self.transport();
         let pace = match turn.haste {
-            Haste::Strict => transport.strict(),
-            Haste::Patient => transport.patient(),
+            Haste::Strict if !self.is_slow_starter(turn, &ask.want) => transport.strict(),
+            Haste::Strict | Haste::Patient => transport.patient(),
         };
         let work = async {
             let response = self.request(turn.source, ask).await?;
@@ -246,6 +251,7 @@ impl Session {
                 Err(RegistryError::Idle { host: host(), after: pace.window }.into())
             }),
             () = self.until_benched(turn.source) => Err(passed_over(host()).into()),
+            error = self.until_gone(turn, &ask.want) => Err(error.into()),
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use fake::{Answer, Request, Server};
 use pouch_registry::{Credentials, RegistryConfig, RegistryError};
 use pouch_testkit::{Access, Fault, FaultProxy, RegistryOptions, dead_port};
-use rig::{Rig, alice, config, fetch, open, read, write_hosts};
+use rig::{Rig, SIZE, alice, config, fetch, open, read, write_hosts};
 
 /// Two seconds for the mirror, the rest for the pull itself in a debug build on a busy machine.
 /// Less than what a mirror costs that is waited for twice.
@@ -262,8 +262,6 @@ async fn dragonfly_s_own_failures_are_passed_by() {
         status(403, ERROR_TYPE, "dfdaemon"),
         status(404, "x", "y"),
         status(503, ERROR_TYPE, "backend"),
-        Fault::Hang,
-        Fault::Stall(1000),
         Fault::Flip(200),
         Fault::Cut(10_000),
         Fault::Truncate(300),
@@ -279,6 +277,57 @@ async fn dragonfly_s_own_failures_are_passed_by() {
     let dead =
         RegistryConfig { dragonfly: Some(format!("http://127.0.0.1:{}", dead_port())), ..config() };
     rig.pull(&open(dead, &rig.name(), Credentials::Anonymous).await).await;
+}
+
+/// What hangs as a whole costs what a mirror costs; a hang within it, what a registry may take.
+#[tokio::test]
+async fn a_dragonfly_that_hangs_is_left() {
+    let Some(rig) = rig().await else { return };
+    for fault in [Fault::Hang, Fault::Stall(1000)] {
+        for lives in [false, true] {
+            let peer = FaultProxy::start(rig.registry.host());
+            peer.fault("GET", "/manifests/", usize::MAX, Fault::Drip(usize::MAX, Duration::ZERO));
+            peer.fault("GET", "/blobs/", usize::MAX, fault.clone());
+            if !lives {
+                peer.fault("GET", "/v2/", usize::MAX, Fault::Hang);
+            }
+            let idle_timeout = Duration::from_secs(4);
+            let config = RegistryConfig { idle_timeout, ..dragonfly(&peer) };
+            let repository = open(config, &rig.name(), Credentials::Anonymous).await;
+            let begun = Instant::now();
+            rig.pull(&repository).await;
+            let took = begun.elapsed();
+            if lives {
+                assert!(took > idle_timeout, "{fault:?}: {took:?}");
+                assert!(took < idle_timeout + LIMIT, "{fault:?}: {took:?}");
+            } else {
+                assert!(took < LIMIT, "{fault:?}: {took:?}");
+            }
+            assert!(rig.origin.count("GET", "/blobs/") > 0, "{fault:?}");
+        }
+    }
+}
+
+/// For its peers each range is a download of its own, and one that was had is a blob that was had.
+#[tokio::test]
+async fn dragonfly_is_asked_for_whole_blobs() {
+    let Some(rig) = rig().await else { return };
+    let peer = FaultProxy::start(rig.registry.host());
+    let config =
+        RegistryConfig { parallel_above: 1 << 20, parallel_part: 512 << 10, ..dragonfly(&peer) };
+    rig.pull(&open(config, &rig.name(), Credentials::Anonymous).await).await;
+    assert!(peer.seen().iter().all(|request| !request.headers.contains_key("range")));
+    assert!(rig.origin.seen().is_empty());
+}
+
+/// It sends nothing until it has a piece of 4 MiB.
+#[tokio::test]
+async fn a_dragonfly_that_is_at_work_is_waited_for() {
+    let Some(rig) = rig().await else { return };
+    let peer = FaultProxy::start(rig.registry.host());
+    peer.fault("GET", "/blobs/", usize::MAX, Fault::Drip(SIZE / 2, Duration::from_millis(2500)));
+    rig.pull(&open(dragonfly(&peer), &rig.name(), Credentials::Anonymous).await).await;
+    assert!(rig.origin.seen().is_empty());
 }
 
 #[tokio::test]
