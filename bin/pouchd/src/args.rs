@@ -84,6 +84,10 @@ pub(crate) struct Args {
     /// Further OCI runtime
     #[arg(long = "add-runtime", value_name = "NAME=PATH")]
     pub(crate) runtimes: Vec<String>,
+    /// Verification policy of images, "" for none [default: /etc/containers/policy.json, where it
+    /// exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image_policy: Option<String>,
     /// OCI runtime of containers that name none
     #[arg(long, value_name = "NAME")]
     pub(crate) default_runtime: Option<String>,

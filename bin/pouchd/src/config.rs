@@ -41,6 +41,7 @@ pub(crate) struct FileConfig {
     pub(crate) init: Option<bool>,
     pub(crate) init_path: Option<PathBuf>,
     pub(crate) insecure_registries: Option<Vec<String>>,
+    pub(crate) image_policy: Option<String>,
     pub(crate) ip: Option<Ipv4Addr>,
     pub(crate) ip_forward: Option<bool>,
     pub(crate) ip_masq: Option<bool>,

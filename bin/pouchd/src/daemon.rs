@@ -11,7 +11,7 @@ use pouch_api_docker::Config as ApiConfig;
 use pouch_containerd::local::{Local, LocalConfig};
 use pouch_content::ContentStore;
 use pouch_engine::{Engine, EngineError, Rebuild, Seams};
-use pouch_image::Images;
+use pouch_image::{Images, Policy};
 use pouch_network::Networks;
 use pouch_registry::Registry;
 use pouch_snapshot::{SnapshotConfig, Snapshotter};
@@ -24,6 +24,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry as LogRegistry, reload};
 
+use crate::policy::{self, PolicyFile};
 use crate::listen::{self, SocketError};
 use crate::settings::Settings;
 
@@ -103,13 +104,14 @@ pub(crate) async fn run(
     reload: LogReload,
 ) -> Result<(), DaemonError> {
     let data = settings.engine.data_root.clone();
+    policy: Policy,
     prepare_root(&data, 0o710)?;
     prepare_root(&settings.engine.exec_root, 0o710)?;
     let _lock = lock(&data)?;
     let _pidfile = PidFile::write(&settings.pidfile)?;
     // Bound before the engine is opened: a client that comes early waits instead of failing.
     let listeners = listen::open(&settings).await?;
-    let engine = open_engine(&settings).await?;
+    let engine = open_engine(&settings, policy).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data = %data.display(), "pouchd is ready");
 
     let closing = CancellationToken::new();
@@ -140,7 +142,13 @@ pub(crate) async fn run(
     }
     tokio::spawn(give_memory_back(engine.clone()));
     let signals = Signals::new()?;
-    tokio::spawn(signals.handle(config_file, reload, closing.clone()));
+    let reload = Reload {
+        config_file,
+        log: reload,
+        policy: settings.image_policy.clone(),
+        engine: engine.clone(),
+    };
+    tokio::spawn(signals.handle(reload, closing.clone()));
     // No NOTIFY_SOCKET, nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     pouch_api_docker::serve(engine.clone(), api, listeners, closing).await;
@@ -164,7 +172,7 @@ async fn give_memory_back(engine: Engine) {
     }
 }
 
-async fn open_engine(settings: &Settings) -> Result<Engine, DaemonError> {
+async fn open_engine(settings: &Settings, policy: Policy) -> Result<Engine, DaemonError> {
     let config = settings.engine.clone();
     let schemas = [
         pouch_engine::SCHEMA,
@@ -198,6 +206,8 @@ async fn open_engine(settings: &Settings) -> Result<Engine, DaemonError> {
         Registry::new(settings.registry.clone()).map_err(seam("registry client"))?,
     )
     .await
+    policy::tell(&policy);
+    images.set_policy(policy);
     .map_err(seam("images"))?;
     let networks =
         Networks::open(settings.network.clone(), store.clone()).await.map_err(seam("networks"))?;
@@ -311,18 +321,33 @@ impl Signals {
         })
     }
 
-    async fn handle(mut self, config_file: PathBuf, reload: LogReload, closing: CancellationToken) {
+    async fn handle(mut self, reload: Reload, closing: CancellationToken) {
         loop {
             // Cancel-safe: a signal that is not taken stays pending.
             tokio::select! {
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
-                _ = self.hangup.recv() => reread(&config_file, &reload),
+                _ = self.hangup.recv() => reload.all(),
             }
         }
         closing.cancel();
     }
 }
+/// What SIGHUP reads again.
+struct Reload {
+    config_file: PathBuf,
+    log: LogReload,
+    policy: PolicyFile,
+    engine: Engine,
+}
+
+impl Reload {
+    fn all(&self) {
+        reread(&self.config_file, &self.log);
+        self.policy.read_again(self.engine.images());
+    }
+}
+
 
 /// Takes over what can change: the log level. What cannot is named.
 fn reread(config_file: &Path, reload: &LogReload) {

@@ -10,6 +10,7 @@ mod config;
 mod daemon;
 mod listen;
 mod settings;
+mod policy;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error),
     };
     if validate {
+    let policy = match settings.image_policy.read() {
+        Ok(policy) => policy,
+        Err(error) => return fail(&error),
+    };
         println!("configuration OK");
         return ExitCode::SUCCESS;
     }
@@ -48,7 +53,7 @@ fn main() -> ExitCode {
         .build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(daemon::run(settings, config_file, reload));
+            let result = runtime.block_on(daemon::run(settings, policy, config_file, reload));
             // Blocking threads may hang on a dead file system; the process must end all the same.
             runtime.shutdown_background();
             result

@@ -12,6 +12,7 @@ use pouch_types::spec::{CgroupnsMode, LogDriver, LogSpec, Ulimit};
 
 use crate::args::Args;
 use crate::config::{Backend, ConfigError, FileConfig};
+use crate::policy::PolicyFile;
 
 /// The runtime that is always there.
 const OWN_RUNTIME: &str = "pouch-runtime";
@@ -32,6 +33,7 @@ pub(crate) struct Settings {
     pub(crate) pidfile: PathBuf,
     pub(crate) log_level: String,
     pub(crate) registry: RegistryConfig,
+    pub(crate) image_policy: PolicyFile,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) tls: Option<Tls>,
 }
@@ -177,6 +179,7 @@ impl Settings {
             pidfile: args.pidfile.or(file.pidfile).unwrap_or_else(|| "/var/run/pouchd.pid".into()),
             log_level,
             registry,
+            image_policy: PolicyFile::new(args.image_policy.or(file.image_policy)),
             metrics,
             tls,
         })

@@ -76,6 +76,9 @@ impl Daemon {
             .arg(self.path("pid"))
             .arg("--config-file")
             .arg(self.path("config.json"))
+        // The machine's own policy is none of a test's, which may bring one.
+        let own = self.flags.iter().any(|flag| flag.starts_with("--image-policy"));
+        let policy = (!own).then_some("--image-policy=");
             .args(["--bridge", &self.bridge(), "--bip", "172.31.0.1/24"])
             .args(["--cgroup-parent", &self.cgroup_parent()])
             .args(&self.flags)
@@ -89,6 +92,7 @@ impl Daemon {
         }
         // nsenter without --fork becomes the daemon, so the child's pid is the daemon's.
         let mut child = command.spawn().unwrap();
+            .args(policy)
         let end = Instant::now() + START;
         while !self.answers() {
             if let Some(status) = child.try_wait().unwrap() {
