@@ -5,7 +5,7 @@
 //! nowhere else, and the last component is only ever made new: what is in the way is removed
 //! first, never written through.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, Seek, SeekFrom, Write};
@@ -96,10 +96,6 @@ impl EntryPath {
     pub(crate) fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.0.split(|byte| *byte == b'/').filter(|part| !part.is_empty())
     }
-
-    fn is_below(&self, other: &Self) -> bool {
-        self.0.strip_prefix(&other.0[..]).is_some_and(|rest| rest.first() == Some(&b'/'))
-    }
 }
 
 /// An open parent directory.
@@ -121,7 +117,8 @@ pub(crate) struct Extractor<'a> {
     limits: Limits,
     parents: HashMap<Vec<u8>, Rc<Parent>>,
     /// Times of directories, which are set last because filling a directory changes them.
-    times: HashMap<Vec<u8>, FileTime>,
+    /// In order, so that those below a directory are together.
+    times: BTreeMap<Vec<u8>, FileTime>,
     /// Bytes of the names in it.
     names: u64,
     pub(crate) entries: u64,
@@ -144,7 +141,7 @@ impl<'a> Extractor<'a> {
             replace,
             limits,
             parents: HashMap::new(),
-            times: HashMap::new(),
+            times: BTreeMap::new(),
             names: 0,
             entries: 0,
             bytes: 0,
@@ -187,8 +184,14 @@ impl<'a> Extractor<'a> {
     /// Forgets what is known of `path` and below it, because it is replaced.
     fn forget(&mut self, path: &EntryPath) {
         self.parents.clear();
-        self.times.remove(&path.0);
-        self.times.retain(|known, _| !EntryPath(known.clone()).is_below(path));
+        let below = [&path.0[..], b"/"].concat()..[&path.0[..], b"0"].concat();
+        let mut gone: Vec<_> = self.times.range(below).map(|(known, _)| known.clone()).collect();
+        gone.push(path.0.clone());
+        for known in gone {
+            if self.times.remove(&known).is_some() {
+                self.names -= known.len() as u64;
+            }
+        }
     }
 
     /// Makes `entry`, whose data are next in `data`, at `path` (not the root).
@@ -269,7 +272,9 @@ impl<'a> Extractor<'a> {
         match parent.dir.create_dir(name, entry.mode & 0o1777) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 if self.clear(parent, path, entry)? == Cleared::KeptDirectory {
-                    // Merge: the directory stays, its attributes become the entry's.
+                    // Merge: the directory stays, its attributes become the entry's. It may be
+                    // known as a parent by several names.
+                    self.parents.clear();
                     return self.directory_attributes(&parent.dir.pin_dir(name)?, path, entry);
                 }
                 parent.dir.create_dir(name, entry.mode & 0o1777)?;
@@ -302,7 +307,7 @@ impl<'a> Extractor<'a> {
             }
         }
         // Its setgid bit is not what it was when it was opened as a parent.
-        self.parents.clear();
+        self.parents.remove(&path.0);
         self.remember_time(path, entry.modified)
     }
 
@@ -314,17 +319,18 @@ impl<'a> Extractor<'a> {
     }
 
     fn hard_link(&mut self, parent: &Parent, path: &EntryPath, entry: &Entry) -> Result<()> {
+        if entry.link.is_empty() {
+            return Err(Failure::Refused("hard link without a target".into()));
+        }
         let target = EntryPath::clean(&entry.link)?;
         let object = match self.root.resolve_nofollow(self.full_path(&target)) {
-            Err(error) if error.is_not_found() => {
-                let target = shortened(&entry.link);
-                return Err(Failure::Refused(format!(
-                    "hard link to {target:?}, which is not there"
-                )));
-            }
+            Err(error) if error.is_not_found() => return Err(missing_target(entry)),
             found => found?,
         };
         let meta = object.metadata()?;
+        if is_whiteout(&meta) {
+            return Err(missing_target(entry));
+        }
         if meta.is_dir() {
             return Err(Failure::Refused("hard link to a directory".into()));
         }
@@ -422,6 +428,16 @@ impl<'a> Extractor<'a> {
 enum Cleared {
     Removed,
     KeptDirectory,
+}
+
+/// Overlay's mark that the layers below have no such file here.
+pub(crate) fn is_whiteout(meta: &Metadata) -> bool {
+    meta.file_type() == FileType::CharacterDevice && meta.special_device() == (0, 0)
+}
+
+fn missing_target(entry: &Entry) -> Failure {
+    let target = shortened(&entry.link);
+    Failure::Refused(format!("hard link to {target:?}, which is not there"))
 }
 
 pub(crate) fn same_object(a: &Metadata, b: &Metadata) -> bool {
@@ -551,12 +567,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_below_a_replaced_directory_is_forgotten_and_nothing_else() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = RootFd::open(tree.path()).unwrap();
+        let (base, limits) = (Path::new("/"), Limits::default());
+        let mut made = Extractor::new(&root, base, Ownership::Archive, Replace::Anything, limits);
+        let time = FileTime { seconds: 0, nanoseconds: 0 };
+        let path = |text: &str| EntryPath::clean(text.as_bytes()).unwrap();
+        for text in ["d", "d/a", "d/a/b", "d/\u{ff}", "d0", "d-", "d.x", "e/d"] {
+            made.remember_time(&path(text), time).unwrap();
+        }
+        made.forget(&path("d"));
+        let left: Vec<_> = made.times.keys().map(|known| String::from_utf8_lossy(known)).collect();
+        assert_eq!(left, ["d-", "d.x", "d0", "e/d"]);
+        assert_eq!(made.names, 2 + 3 + 2 + 3);
+    }
+
+    #[test]
     fn parts_of_a_path() {
         let path = EntryPath::clean(b"a/b/c").unwrap();
         assert_eq!((path.name(), path.parent().0), (OsStr::new("c"), b"a/b".to_vec()));
         let top = EntryPath::clean(b"a").unwrap();
         assert_eq!((top.name(), top.parent().is_root()), (OsStr::new("a"), true));
-        assert!(path.is_below(&top) && !top.is_below(&top));
-        assert!(!EntryPath(b"ab/c".to_vec()).is_below(&top));
     }
 }

@@ -64,6 +64,15 @@ impl Failure {
         Self::Entry { path: shortened(path), source: Box::new(self) }
     }
 
+    /// Names the entry after which it failed, if there was one.
+    pub(crate) fn behind(self, path: Option<Vec<u8>>) -> Self {
+        let source = Box::new(self);
+        match path {
+            Some(path) => Self::Behind { path: shortened(&path), source },
+            None => Self::Start(source),
+        }
+    }
+
     fn io_source(&self) -> Option<&io::Error> {
         match self {
             Self::Io { source, .. } | Self::Archive(TarError::Io(source)) => Some(source),
@@ -90,10 +99,8 @@ impl From<Broken> for Failure {
         let failure = Self::Archive(broken.error);
         match broken.place {
             Place::In(path) => failure.at(&path),
-            Place::Behind(path) => {
-                Self::Behind { path: shortened(&path), source: Box::new(failure) }
-            }
-            Place::Start => Self::Start(Box::new(failure)),
+            Place::Behind(path) => failure.behind(Some(path)),
+            Place::Start => failure.behind(None),
         }
     }
 }
@@ -146,7 +153,8 @@ struct Body<'a> {
 
 /// The failure as one line of JSON.
 pub(crate) fn to_json(failure: &Failure) -> String {
-    let message = pouch_types::error::chain(failure);
+    // Names in it are short already; the caller reads 64 KiB.
+    let message: String = pouch_types::error::chain(failure).chars().take(4096).collect();
     let line = Line { error: Body { kind: failure.kind(), message: &message } };
     serde_json::to_string(&line).unwrap_or_default()
 }

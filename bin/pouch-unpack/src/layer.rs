@@ -11,7 +11,7 @@ use std::path::Path;
 use pouch_rootfd::{FileType, PinnedFd, RootFd};
 use serde::Serialize;
 
-use crate::extract::{EntryPath, Extractor, Limits, Ownership, Replace};
+use crate::extract::{EntryPath, Extractor, Limits, Ownership, Replace, is_whiteout};
 use crate::failure::{Failure, Result};
 use crate::limits::ENTRY_OVERHEAD;
 use crate::stream::{ArchiveStream, Hashing};
@@ -44,10 +44,11 @@ pub(crate) fn apply(root: &RootFd, limits: Limits, hashing: Hashing) -> Result<R
     if root.read_dir("/")?.next().is_some() {
         return Err(Failure::Refused("the directory for a layer is not empty".into()));
     }
-    let read = |source| Failure::Io { what: "read layer", source };
+    let read = |source| Failure::Io { what: "read archive", source };
     // Padding between small files is not content: the stream may be longer than the files are.
     let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(ENTRY_OVERHEAD));
-    let mut stream = ArchiveStream::open(stream_limit, hashing).map_err(read)?;
+    let mut stream =
+        ArchiveStream::open(stream_limit, hashing).map_err(|e| read(e).behind(None))?;
     let extractor =
         Extractor::new(root, Path::new("/"), Ownership::Archive, Replace::Anything, limits);
     let mut layer = Layer { extractor, opaque_root: false };
@@ -55,7 +56,8 @@ pub(crate) fn apply(root: &RootFd, limits: Limits, hashing: Hashing) -> Result<R
     while let Some(entry) = reader.next_entry()? {
         layer.entry(&entry, &mut reader).map_err(|failure| failure.at(&entry.path))?;
     }
-    let sums = stream.finish().map_err(read)?;
+    let last = reader.into_name();
+    let sums = stream.finish().map_err(|e| read(e).behind(last))?;
     let Layer { extractor, opaque_root } = layer;
     let (size, entries) = (extractor.bytes, extractor.entries);
     extractor.finish()?;
@@ -101,7 +103,7 @@ impl Layer<'_> {
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             return self.whiteout(&path.parent(), OsStr::from_bytes(hidden));
         }
-        let was_hidden = entry.kind == Kind::Directory && self.is_whiteout(&path)?;
+        let was_hidden = entry.kind == Kind::Directory && self.is_hidden(&path)?;
         self.extractor.make(&path, entry, data)?;
         if was_hidden {
             // `.wh.d` and then `d/`: the new directory must not show what the old one held.
@@ -127,13 +129,10 @@ impl Layer<'_> {
         }
     }
 
-    fn is_whiteout(&mut self, path: &EntryPath) -> Result<bool> {
+    fn is_hidden(&mut self, path: &EntryPath) -> Result<bool> {
         let parent = self.extractor.directory(&path.parent())?;
         match parent.dir.metadata_of(path.name()) {
-            Ok(there) => {
-                Ok(there.file_type() == FileType::CharacterDevice
-                    && there.special_device() == (0, 0))
-            }
+            Ok(there) => Ok(is_whiteout(&there)),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error.into()),
         }

@@ -9,6 +9,7 @@ use std::path::Path;
 use pouch_rootfd::{FileTime, FileType, Metadata, PinnedFd, RootFd};
 use rustix::fs::OFlags;
 
+use crate::extract::is_whiteout;
 use crate::failure::{Failure, Result};
 use crate::stat::DockerPath;
 use crate::tar::{Entry, Kind, TarWriter};
@@ -252,10 +253,6 @@ impl Pack {
         let done = self.writer.finish();
         done.map(drop).map_err(|source| Failure::Io { what: "write archive", source })
     }
-}
-
-fn is_whiteout(meta: &Metadata) -> bool {
-    meta.file_type() == FileType::CharacterDevice && meta.special_device() == (0, 0)
 }
 
 /// The attributes that mean the same on another machine.

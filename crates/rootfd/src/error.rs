@@ -51,7 +51,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A directory entry name that is empty, `.`, `..`, too long, or holds a slash or NUL.
-    #[error("invalid file name {name:?}")]
+    #[error("invalid file name \"{}\"", Shown(name))]
     InvalidName {
         /// The name.
         name: PathBuf,
@@ -62,6 +62,12 @@ pub enum Error {
         /// The mount point.
         path: PathBuf,
     },
+    /// A directory was to be made where a link stands whose target is not there.
+    #[error("{} is a link that leads to nothing below the root", Shown(path))]
+    Dangling {
+        /// The link.
+        path: PathBuf,
+    },
     /// The path was renamed under the resolver again and again.
     #[error("{} keeps changing while it is resolved", Shown(path))]
     Unstable {
@@ -70,13 +76,20 @@ pub enum Error {
     },
 }
 
-/// A path as messages show it: names come from others, and a control character in one must not
-/// steer the terminal that the message reaches.
+/// Characters of a path in a message.
+const SHOWN: usize = 256;
+
+/// A path as messages show it: names come from others, so a control character in one must not steer
+/// the terminal that the message reaches, and a megabyte of slashes is cut.
 struct Shown<'a>(&'a Path);
 
 impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for part in self.0.display().to_string().chars() {
+        let text = self.0.display().to_string();
+        for (at, part) in text.chars().enumerate() {
+            if at == SHOWN {
+                return f.write_char('…');
+            }
             if part.is_control() {
                 write!(f, "{}", part.escape_default())?;
             } else {
@@ -119,6 +132,7 @@ impl Classified for Error {
             | Self::TooLarge { .. }
             | Self::NotText { .. }
             | Self::InvalidName { .. } => ErrorKind::Invalid,
+            Self::Dangling { .. } => ErrorKind::AlreadyExists,
             Self::MountPoint { .. } | Self::Unstable { .. } => ErrorKind::Conflict,
         }
     }
@@ -142,5 +156,20 @@ fn errno_kind(errno: Errno) -> ErrorKind {
         | Errno::MLINK => ErrorKind::ResourceExhausted,
         Errno::NOTSUP | Errno::NOSYS => ErrorKind::Unsupported,
         _ => ErrorKind::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_messages_are_short_and_harmless() {
+        let told = |name: &str| Error::io("open", name, Errno::PERM).to_string();
+        assert_eq!(told("/a b/ü\"'\\"), "open /a b/ü\"'\\");
+        assert_eq!(told("/\x1b[2J\r\n"), "open /\\u{1b}[2J\\r\\n");
+        assert_eq!(told(&"n".repeat(1 << 20)).chars().count(), "open ".len() + SHOWN + 1);
+        let invalid = Error::InvalidName { name: "x\u{7}".into() };
+        assert_eq!(invalid.to_string(), "invalid file name \"x\\u{7}\"");
     }
 }

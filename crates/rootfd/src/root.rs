@@ -191,7 +191,7 @@ impl RootFd {
     /// umask applies to `mode`.
     ///
     /// # Errors
-    /// `EEXIST` at a dangling link, `ENOTDIR`, and as [`RootFd::resolve`].
+    /// [`Error::Dangling`], `ENOTDIR`, and as [`RootFd::resolve`].
     pub fn create_dir_all(&self, path: impl AsRef<Path>, mode: u32) -> Result<PinnedFd> {
         let mut missing = Vec::new();
         let mut done = Path::new("/").join(path);
@@ -220,7 +220,13 @@ impl RootFd {
                         // Somebody else made it at the same time, or it is a dangling link, which
                         // the second look tells.
                         Err(e) if e.errno() == Some(Errno::EXIST.raw_os_error()) => {
-                            self.subdir(&done).map_err(|_| e)?
+                            self.subdir(&done).map_err(|second| {
+                                if second.is_not_found() {
+                                    Error::Dangling { path: done.clone() }
+                                } else {
+                                    e
+                                }
+                            })?
                         }
                         made => {
                             made?;

@@ -87,6 +87,8 @@ pub(crate) enum TarError {
     Field(&'static str),
     #[error("damaged archive: bad extended header record")]
     Pax,
+    #[error("damaged archive: bad value of {0:?} in an extended header")]
+    Record(String),
     #[error("extended header of {0} bytes, at most {EXTENSION} are read")]
     HeaderTooLong(u64),
     #[error("more than {EXTENSIONS} extended headers")]
@@ -97,6 +99,8 @@ pub(crate) enum TarError {
     XattrName(usize),
     #[error("extended attribute {name:?} of {length} bytes, at most {XATTR_VALUE} are possible")]
     XattrValue { name: String, length: usize },
+    #[error("extended attribute \"security.capability\" without a value")]
+    EmptyCapability,
     #[error("no device has the number {0}:{1}")]
     Device(u32, u32),
     #[error("damaged archive: sparse map does not fit the file")]

@@ -47,7 +47,13 @@ pub(super) fn parse(mut data: &[u8], overrides: &mut Overrides) -> Result<(), Ta
         }
         let record = &data[space + 1..length - 1];
         let equals = record.iter().position(|b| *b == b'=').ok_or(TarError::Pax)?;
-        apply(&record[..equals], &record[equals + 1..], overrides)?;
+        let key = &record[..equals];
+        apply(key, &record[equals + 1..], overrides).map_err(|error| match error {
+            TarError::Pax => {
+                TarError::Record(String::from_utf8_lossy(key).chars().take(80).collect())
+            }
+            other => other,
+        })?;
         data = &data[length..];
     }
     Ok(())
@@ -106,6 +112,10 @@ fn xattr(name: &[u8], value: &[u8], to: &mut Overrides) -> Result<(), TarError> 
     if value.len() > XATTR_VALUE {
         let name = String::from_utf8_lossy(name).into_owned();
         return Err(TarError::XattrValue { name, length: value.len() });
+    }
+    if name == b"security.capability" && value.is_empty() {
+        // The kernel takes it, and then nothing can run the file or read the attribute.
+        return Err(TarError::EmptyCapability);
     }
     to.xattrs.retain(|(known, _)| known != name);
     if to.xattrs.len() == XATTRS {

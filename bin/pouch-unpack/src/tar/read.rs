@@ -28,6 +28,11 @@ impl<R: BufRead> TarReader<R> {
         Self { inner, left: 0, padding: 0, done: false, name: None }
     }
 
+    /// The name of the last entry, for messages about what follows it.
+    pub(crate) fn into_name(self) -> Option<Vec<u8>> {
+        self.name
+    }
+
     /// The next entry; its data are then read from `self`.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, Broken> {
         if let Err(error) = self.skip_rest() {
@@ -92,7 +97,8 @@ impl<R: BufRead> TarReader<R> {
 
     fn begin(&mut self, stored: u64) {
         self.left = stored;
-        self.padding = stored.next_multiple_of(BLOCK as u64) - stored;
+        let block = BLOCK as u64;
+        self.padding = (block - stored % block) % block;
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {

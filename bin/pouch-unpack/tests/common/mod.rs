@@ -19,13 +19,23 @@ pub struct Head<'a> {
     pub link: &'a [u8],
     pub mode: u32,
     pub uid: u64,
+    pub gid: u64,
     pub size: u64,
     pub device: (u32, u32),
 }
 
 impl Default for Head<'_> {
     fn default() -> Self {
-        Self { path: b"", kind: b'0', link: b"", mode: 0o644, uid: 0, size: 0, device: (0, 0) }
+        Self {
+            path: b"",
+            kind: b'0',
+            link: b"",
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            device: (0, 0),
+        }
     }
 }
 
@@ -47,7 +57,7 @@ impl Tar {
         put(0, &head.path[..head.path.len().min(100)]);
         put(100, format!("{:07o}", head.mode).as_bytes());
         put(108, format!("{:07o}", head.uid).as_bytes());
-        put(116, b"0000000");
+        put(116, format!("{:07o}", head.gid).as_bytes());
         put(124, format!("{:011o}", head.size).as_bytes());
         put(136, format!("{:011o}", 1_700_000_000).as_bytes());
         put(156, &[head.kind]);
@@ -129,6 +139,10 @@ impl Tar {
     }
 }
 
+/// No archive of a test takes this long; a program that does is killed, which no test takes for an
+/// answer.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// Runs the program with `input` on standard input.
 pub fn unpack(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pouch-unpack"))
@@ -142,20 +156,37 @@ pub fn unpack(arguments: &[&str], input: &[u8]) -> Output {
     let input = input.to_vec();
     // The child may end before it has read everything.
     let feeder = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let pid = rustix::process::Pid::from_child(&child);
+    let (ended, guard) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        use std::sync::mpsc::RecvTimeoutError::Timeout;
+        if guard.recv_timeout(DEADLINE) == Err(Timeout) {
+            // Not waited for yet, so the number is still its own.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    });
     let output = child.wait_with_output().expect("wait for pouch-unpack");
+    drop(ended);
+    watch.join().expect("watch");
     feeder.join().expect("feeder");
     output
 }
 
 /// The kind in the error line, or `None` after success.
 pub fn failure_kind(output: &Output) -> Option<String> {
+    failure(output).map(|(kind, _)| kind)
+}
+
+/// Kind and message in the error line, or `None` after success.
+pub fn failure(output: &Output) -> Option<(String, String)> {
     if output.status.success() {
         return None;
     }
     assert_eq!(output.status.code(), Some(1), "crashed: {output:?}");
     let line: serde_json::Value = serde_json::from_slice(&output.stderr)
         .unwrap_or_else(|_| panic!("no error line: {}", String::from_utf8_lossy(&output.stderr)));
-    Some(line["error"]["kind"].as_str().expect("kind").to_owned())
+    let part = |name: &str| line["error"][name].as_str().expect(name).to_owned();
+    Some((part("kind"), part("message")))
 }
 
 /// Everything below `path` with what could be changed, in order.
@@ -166,8 +197,19 @@ pub fn census(path: &Path) -> Vec<String> {
     while let Some(at) = todo.pop() {
         let meta = std::fs::symlink_metadata(&at).expect("stat");
         let content = if meta.is_file() { std::fs::read(&at).expect("read") } else { Vec::new() };
+        let mut names = [0u8; 1024];
+        let listed = rustix::fs::llistxattr(&at, &mut names[..]).unwrap_or(0);
+        let attributes: Vec<String> = names[..listed]
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+            .map(|name| {
+                let mut value = [0u8; 1024];
+                let read = rustix::fs::lgetxattr(&at, name, &mut value[..]);
+                format!("{}={:?}", String::from_utf8_lossy(name), read.map(|n| &value[..n]))
+            })
+            .collect();
         found.push(format!(
-            "{} {:o} {}:{} {}.{} {} {:?}",
+            "{} {:o} {}:{} {}.{} {} {} {} {attributes:?} {:?}",
             at.display(),
             meta.mode(),
             meta.uid(),
@@ -175,6 +217,8 @@ pub fn census(path: &Path) -> Vec<String> {
             meta.mtime(),
             meta.mtime_nsec(),
             meta.nlink(),
+            meta.rdev(),
+            meta.ino(),
             content
         ));
         if meta.is_dir() {
@@ -217,6 +261,89 @@ impl Rig {
 
     pub fn put(&self, tar: &[u8]) -> Output {
         unpack(&["put", "--root", self.root_text(), "--path", "/"], tar)
+    }
+}
+
+/// Everything around one root after another: what is outside must stay as it was.
+pub struct Outside {
+    rig: Rig,
+    before: Vec<String>,
+}
+
+impl Outside {
+    /// A canary with one of each kind of file, with owners, modes, times and attributes.
+    pub fn new() -> Self {
+        let rig = Rig::new();
+        let canary = rig.canary();
+        let secret = canary.join("secret");
+        std::fs::write(canary.join("d/inside"), "inside").expect("canary");
+        std::fs::hard_link(&secret, canary.join("second")).expect("canary");
+        std::os::unix::fs::symlink("secret", canary.join("link")).expect("canary");
+        std::os::unix::fs::chown(&secret, Some(12), Some(34)).expect("canary");
+        let dir = rustix::fs::open(&canary, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
+        let dir = dir.expect("canary");
+        for (name, kind, device) in [
+            ("fifo", rustix::fs::FileType::Fifo, 0),
+            ("null", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
+            ("gone", rustix::fs::FileType::CharacterDevice, 0),
+        ] {
+            let mode = rustix::fs::Mode::from_raw_mode(0o640);
+            rustix::fs::mknodat(&dir, name, kind, mode, device).expect("canary");
+        }
+        let set = |path: &Path, name: &str, value: &[u8]| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(path, name, value, flags).expect("attribute");
+        };
+        set(&secret, "user.canary", b"sings");
+        set(&canary.join("d"), "trusted.overlay.opaque", b"y");
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o2750);
+        std::fs::set_permissions(canary.join("d"), permissions).expect("canary");
+        let before = census(&canary);
+        Self { rig, before }
+    }
+
+    pub fn canary(&self) -> PathBuf {
+        self.rig.canary()
+    }
+
+    /// An empty root in place of the last one.
+    pub fn fresh_root(&self) -> PathBuf {
+        let outside = pouch_rootfd::RootFd::open(self.rig.dir.path()).expect("open");
+        outside.remove_tree("root").expect("remove root");
+        std::fs::create_dir(&self.rig.root).expect("root");
+        self.rig.root.clone()
+    }
+
+    pub fn layer(&self, tar: &[u8]) -> Output {
+        self.rig.layer(tar)
+    }
+
+    pub fn put(&self, tar: &[u8]) -> Output {
+        self.rig.put(tar)
+    }
+
+    /// What is not as it was, and what is new beside the root.
+    pub fn changes(&self) -> Vec<String> {
+        let now = census(&self.canary());
+        let mut changes: Vec<String> =
+            now.iter().filter(|line| !self.before.contains(line)).cloned().collect();
+        changes.extend(self.before.iter().filter(|line| !now.contains(line)).cloned());
+        for entry in std::fs::read_dir(self.rig.dir.path()).expect("list") {
+            let name = entry.expect("entry").file_name();
+            if name != "root" && name != "canary" {
+                changes.push(format!("{} is new", name.display()));
+            }
+        }
+        changes
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // A tree can be too deep for the way in which temporary directories are removed.
+        if let Ok(outside) = pouch_rootfd::RootFd::open(self.rig.dir.path()) {
+            let _ = outside.remove_tree("root");
+        }
     }
 }
 
