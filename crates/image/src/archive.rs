@@ -2,8 +2,10 @@
 //! that is hashed and named nowhere yet. Names in the archive are only keys of a map; none is ever
 //! a path on the host.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use pouch_content::{ContentError, ContentStore, Expected, Finished, IngestKey};
@@ -41,6 +43,18 @@ pub enum ArchiveError {
         /// The limit.
         limit: usize,
     },
+    /// One of its entries, or the one that should be next, cannot be read.
+    #[error("{place}")]
+    At {
+        /// Where that is.
+        place: Place,
+        /// Why.
+        #[source]
+        source: Box<Self>,
+    },
+    /// It unfolds to far more than it is.
+    #[error("archive expands more than {} times", limits::RATIO)]
+    Ratio,
     /// It unfolds to more than the limit.
     #[error("archive is larger than {limit} bytes")]
     TooLarge {
@@ -79,9 +93,46 @@ impl Classified for ArchiveError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Content(error) => error.kind(),
+            Self::At { source, .. } => source.kind(),
             _ => ErrorKind::Invalid,
         }
     }
+}
+
+impl ArchiveError {
+    /// Says where it is, unless that is known.
+    pub(crate) fn at(self, place: Place) -> Self {
+        match self {
+            known @ (Self::At { .. } | Self::Entry { .. }) => known,
+            error => Self::At { place, source: Box::new(error) },
+        }
+    }
+}
+
+/// Where in an archive something is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the entry of this name.
+    In(String),
+    /// Behind the entry of this name: that of the next one cannot be read.
+    Behind(String),
+    /// Before any entry.
+    Start,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::In(name) => write!(f, "archive entry {name:?}"),
+            Self::Behind(name) => write!(f, "behind archive entry {name:?}"),
+            Self::Start => f.write_str("begin of the archive"),
+        }
+    }
+}
+
+/// What of a name goes into a message.
+pub(crate) fn shortened(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().take(200).collect()
 }
 
 /// A stream of bytes from async code, read on a blocking thread.
@@ -143,12 +194,51 @@ pub(crate) fn peek<R: Read>(mut input: R) -> io::Result<(Compression, Peeked<R>)
     Ok((Compression::sniff(&head), io::Cursor::new(head).chain(input)))
 }
 
-/// Unfolds `input` by what it begins with.
+/// Counts what passes.
+struct Counted<R> {
+    inner: R,
+    bytes: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.bytes.set(self.bytes.get() + n as u64);
+        Ok(n)
+    }
+}
+
+/// Ends a stream that unfolds to far more than it is.
+struct Guarded<R> {
+    inner: R,
+    packed: Rc<Cell<u64>>,
+    unpacked: u64,
+    floor: u64,
+}
+
+impl<R: Read> Read for Guarded<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.unpacked += n as u64;
+        if self.unpacked > self.floor && self.unpacked / limits::RATIO > self.packed.get() {
+            return Err(io::Error::other(ArchiveError::Ratio));
+        }
+        Ok(n)
+    }
+}
+
+/// Unfolds `input` by what it begins with; a bomb ends in [`ArchiveError::Ratio`].
 pub(crate) fn decompress<'a>(input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    unfold(input, limits::RATIO_FLOOR)
+}
+
+fn unfold<'a>(input: impl Read + 'a, floor: u64) -> io::Result<Box<dyn Read + 'a>> {
     let (compression, input) = peek(input)?;
+    let packed = Rc::<Cell<u64>>::default();
+    let input = Counted { inner: input, bytes: Rc::clone(&packed) };
     let input = BufReader::with_capacity(1 << 17, input);
-    Ok(match compression {
-        Compression::None => Box::new(input),
+    let inner: Box<dyn Read + 'a> = match compression {
+        Compression::None => return Ok(Box::new(input)),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
         Compression::Xz => {
@@ -161,7 +251,8 @@ pub(crate) fn decompress<'a>(input: impl Read + 'a) -> io::Result<Box<dyn Read +
             Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
         }
         Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
-    })
+    };
+    Ok(Box::new(Guarded { inner, packed, unpacked: 0, floor }))
 }
 
 #[derive(Debug)]
@@ -172,22 +263,25 @@ enum Member {
 
 /// The files of an archive by name.
 #[derive(Debug, Default)]
-pub(crate) struct Archive(HashMap<String, Member>);
+pub(crate) struct Archive {
+    members: HashMap<String, Member>,
+    /// Bytes of documents that were read.
+    read: Cell<u64>,
+}
 
 impl Archive {
     /// Reads all of `input` into ingests. Blocking. `seen` is told the bytes of each file.
     pub(crate) fn read(input: impl Read, store: &ContentStore) -> Result<Self, ArchiveError> {
-        let mut tarball = Tarball::new(decompress(input).map_err(ArchiveError::Read)?);
+        let start = |error| ArchiveError::Read(error).at(Place::Start);
+        let mut tarball = Tarball::new(decompress(input).map_err(start)?);
         let mut members = HashMap::new();
         while let Some(entry) = tarball.next()? {
             let member = match entry.kind {
                 Kind::Directory => continue,
                 Kind::File => {
-                    let finished = spool(&mut tarball.body(), store)?;
-                    if finished.info().size != entry.size {
-                        return Err(ArchiveError::Truncated);
-                    }
-                    Member::File(Box::new(finished))
+                    let here = Place::In(shortened(&entry.name));
+                    let finished = spool(&mut tarball.body(), store);
+                    Member::File(Box::new(finished.map_err(|error| error.at(here))?))
                 }
                 Kind::Symlink(ref target) => {
                     let name = normal(b"", &entry.name)?;
@@ -198,14 +292,14 @@ impl Archive {
             };
             members.insert(normal(b"", &entry.name)?, member);
         }
-        Ok(Self(members))
+        Ok(Self { members, read: Cell::new(0) })
     }
 
     /// The file of a name, through links within the archive.
     pub(crate) fn file(&self, name: &str) -> Option<&Finished> {
         let mut name = normal(b"", name.as_bytes()).ok()?;
         for _ in 0..=limits::ARCHIVE_LINKS {
-            match self.0.get(&name)? {
+            match self.members.get(&name)? {
                 Member::File(file) => return Some(file),
                 Member::Link(target) => name.clone_from(target),
             }
@@ -217,9 +311,9 @@ impl Archive {
     pub(crate) fn take(&mut self, name: &str) -> Option<Finished> {
         let mut name = normal(b"", name.as_bytes()).ok()?;
         for _ in 0..=limits::ARCHIVE_LINKS {
-            match self.0.get(&name)? {
+            match self.members.get(&name)? {
                 Member::Link(target) => name = target.clone(),
-                Member::File(_) => match self.0.remove(&name)? {
+                Member::File(_) => match self.members.remove(&name)? {
                     Member::File(file) => return Some(*file),
                     Member::Link(_) => return None,
                 },
@@ -236,6 +330,14 @@ impl Archive {
                 name: name.to_owned(),
                 why: format!("is larger than {cap} bytes"),
             });
+        }
+        self.read.set(self.read.get().saturating_add(file.info().size));
+        if self.read.get() > limits::ARCHIVE_DOCUMENTS {
+            let why = format!(
+                "the archive's tables name more than {} bytes of documents",
+                limits::ARCHIVE_DOCUMENTS
+            );
+            return Err(ArchiveError::Document { name: name.to_owned(), why });
         }
         let mut bytes = Vec::new();
         file.reopen()
@@ -279,10 +381,7 @@ fn discard(ingest: pouch_content::Ingest) {
 
 /// One spelling for each name; refuses those that lead out of the archive.
 fn normal(directory: &[u8], name: &[u8]) -> Result<String, ArchiveError> {
-    let refuse = |why| ArchiveError::Entry {
-        name: String::from_utf8_lossy(name).chars().take(200).collect(),
-        why,
-    };
+    let refuse = |why| ArchiveError::Entry { name: shortened(name), why };
     let text = std::str::from_utf8(name).map_err(|_| refuse("has a name that is not UTF-8"))?;
     let directory =
         std::str::from_utf8(directory).map_err(|_| refuse("has a name that is not UTF-8"))?;
@@ -382,6 +481,40 @@ mod tests {
             let left = std::fs::read_dir(dir.path().join("ingest")).unwrap().count();
             assert_eq!(left, 0, "{name}: nothing stays behind");
         }
+    }
+
+    #[test]
+    fn a_bomb_ends_at_the_ratio() {
+        let zeros = vec![0u8; 4 << 20];
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&zeros).unwrap();
+        let bzip2 = |bytes: &[u8]| {
+            let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+            bz.write_all(bytes).unwrap();
+            bz.finish().unwrap()
+        };
+        for bomb in
+            [gzip.finish().unwrap(), bzip2(&zeros), zstd::encode_all(&zeros[..], 3).unwrap()]
+        {
+            let run = |floor| io::copy(&mut unfold(&bomb[..], floor).unwrap(), &mut io::sink());
+            assert_eq!(run(8 << 20).unwrap(), 4 << 20, "below the floor it is no bomb");
+            let error = run(1 << 20).unwrap_err();
+            let why = error.get_ref().unwrap().downcast_ref::<ArchiveError>();
+            assert!(matches!(why, Some(ArchiveError::Ratio)), "{error}");
+        }
+    }
+
+    /// A table can name one big document again and again.
+    #[test]
+    fn documents_are_bounded_together() {
+        let (_dir, store) = store();
+        let bytes = raw(&[("c", FILE, &"x".repeat(8 << 20))]);
+        let archive = Archive::read(&bytes[..], &store).unwrap();
+        for _ in 0..limits::ARCHIVE_DOCUMENTS / (8 << 20) {
+            archive.document("c", limits::CONFIG_BYTES).unwrap().unwrap();
+        }
+        let error = archive.document("c", limits::CONFIG_BYTES).unwrap_err();
+        assert!(matches!(error, ArchiveError::Document { .. }), "{error}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Every bound on what an image, an archive or a registry may make us read or keep.
+//! Every bound on what an image, an archive or a registry may make us read or keep. The bounds of a
+//! layer (entries, names, attributes, memory) are those of `pouch-unpack`, which reads it.
 
 /// Bytes of an image configuration.
 pub const CONFIG_BYTES: u64 = 8 << 20;
@@ -18,6 +19,15 @@ pub const ARCHIVE_NAME: usize = 1024;
 pub const ARCHIVE_HEADER: u64 = 1 << 20;
 /// Bytes that one archive, or one layer to import, may unfold to.
 pub const ARCHIVE_BYTES: u64 = 256 << 30;
+/// How many times longer an archive may become, once [`RATIO_FLOOR`] has passed. Deflate ends at
+/// 1032, which only one byte repeated reaches; programs and data stay below 20.
+pub const RATIO: u64 = 512;
+/// Unpacked bytes below which the ratio says nothing: images with an empty disk or swap file of
+/// this size exist.
+pub const RATIO_FLOOR: u64 = 4 << 30;
+/// Bytes of documents (tables, manifests, configurations) that are read from one archive. Each has
+/// a bound of its own, but a table can name the same one a thousand times.
+pub const ARCHIVE_DOCUMENTS: u64 = 128 << 20;
 /// Links that are followed from one name in that archive.
 pub const ARCHIVE_LINKS: usize = 8;
 /// Seconds that a client may take for its next bytes of an archive.

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 
-use crate::archive::ArchiveError;
+use crate::archive::{ArchiveError, Place, shortened};
 use crate::limits;
 
 const BLOCK: usize = 512;
@@ -40,6 +40,8 @@ pub(crate) struct Tarball<R> {
     padding: u64,
     entries: usize,
     total: u64,
+    /// The name of the current entry, for messages.
+    name: Option<String>,
 }
 
 /// Extended headers apply to the next entry.
@@ -48,15 +50,28 @@ struct Extended {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
+    /// Why they cannot be believed; told with the entry, whose name may be behind them.
+    broken: Option<ArchiveError>,
 }
 
 impl<R: Read> Tarball<R> {
     pub(crate) const fn new(input: R) -> Self {
-        Self { input, left: 0, padding: 0, entries: 0, total: 0 }
+        Self { input, left: 0, padding: 0, entries: 0, total: 0, name: None }
     }
 
     /// The next entry; `None` at the end of the archive.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, ArchiveError> {
+        let place =
+            |name: &Option<String>, of: fn(String) -> Place| name.clone().map_or(Place::Start, of);
+        self.skip().map_err(|error| error.at(place(&self.name, Place::In)))?;
+        let next = self.read().map_err(|error| error.at(place(&self.name, Place::Behind)))?;
+        if let Some(entry) = &next {
+            self.name = Some(shortened(&entry.name));
+        }
+        Ok(next)
+    }
+
+    fn read(&mut self) -> Result<Option<Entry>, ArchiveError> {
         let mut extended = Extended::default();
         loop {
             self.skip()?;
@@ -68,10 +83,10 @@ impl<R: Read> Tarball<R> {
                     limit: limits::ARCHIVE_ENTRIES,
                 });
             }
-            let size = number(&header[124..136])?;
             let kind = header[156];
             match kind {
                 b'x' | b'g' | b'L' | b'K' => {
+                    let size = number(&header[124..136])?;
                     if size > limits::ARCHIVE_HEADER {
                         return Err(ArchiveError::Malformed("an extended header is too long"));
                     }
@@ -82,7 +97,9 @@ impl<R: Read> Tarball<R> {
                         return Err(ArchiveError::Truncated);
                     }
                     match kind {
-                        b'x' => pax(&data, &mut extended)?,
+                        b'x' if extended.broken.is_none() => {
+                            extended.broken = pax(&data, &mut extended).err();
+                        }
                         b'L' => extended.path = Some(until_nul(&data).to_vec()),
                         b'K' => extended.link = Some(until_nul(&data).to_vec()),
                         // Global headers carry comments, such as git's commit.
@@ -90,10 +107,9 @@ impl<R: Read> Tarball<R> {
                     }
                 }
                 _ => {
-                    let entry = entry(&header, kind, size, extended)?;
-                    if entry.name.len() > limits::ARCHIVE_NAME {
-                        return Err(ArchiveError::Malformed("a name is too long"));
-                    }
+                    let name = name(&header, &mut extended);
+                    let here = Place::In(shortened(&name));
+                    let entry = entry(&header, name, extended).map_err(|error| error.at(here))?;
                     self.begin(entry.size);
                     return Ok(Some(entry));
                 }
@@ -112,7 +128,7 @@ impl<R: Read> Tarball<R> {
     }
 
     fn skip(&mut self) -> Result<(), ArchiveError> {
-        let rest = self.left + self.padding;
+        let rest = self.left.saturating_add(self.padding);
         self.account(rest)?;
         let skipped = io::copy(&mut (&mut self.input).take(rest), &mut io::sink())
             .map_err(ArchiveError::Read)?;
@@ -210,13 +226,8 @@ fn number(field: &[u8]) -> Result<u64, ArchiveError> {
     u64::from_str_radix(text, 8).map_err(|_| malformed)
 }
 
-fn entry(
-    header: &[u8; BLOCK],
-    kind: u8,
-    size: u64,
-    extended: Extended,
-) -> Result<Entry, ArchiveError> {
-    let name = extended.path.unwrap_or_else(|| {
+fn name(header: &[u8; BLOCK], extended: &mut Extended) -> Vec<u8> {
+    extended.path.take().unwrap_or_else(|| {
         let name = until_nul(&header[..100]);
         let prefix = until_nul(&header[345..500]);
         // GNU archives keep times where ustar keeps a prefix.
@@ -225,7 +236,17 @@ fn entry(
         } else {
             name.to_vec()
         }
-    });
+    })
+}
+
+fn entry(header: &[u8; BLOCK], name: Vec<u8>, extended: Extended) -> Result<Entry, ArchiveError> {
+    if let Some(error) = extended.broken {
+        return Err(error);
+    }
+    if name.len() > limits::ARCHIVE_NAME {
+        return Err(ArchiveError::Malformed("its name is too long"));
+    }
+    let (kind, size) = (header[156], number(&header[124..136])?);
     let link = || extended.link.clone().unwrap_or_else(|| until_nul(&header[157..257]).to_vec());
     let (kind, size) = match kind {
         b'0' | 0 | b'7' => (Kind::File, extended.size.unwrap_or(size)),
@@ -234,7 +255,7 @@ fn entry(
         b'5' => (Kind::Directory, 0),
         _ => {
             return Err(ArchiveError::Entry {
-                name: String::from_utf8_lossy(&name).chars().take(200).collect(),
+                name: shortened(&name),
                 why: "is neither file, directory nor link",
             });
         }
@@ -266,7 +287,7 @@ fn pax(mut data: &[u8], extended: &mut Extended) -> Result<(), ArchiveError> {
                 let text = std::str::from_utf8(value).map_err(|_| malformed())?;
                 extended.size = Some(text.parse().map_err(|_| malformed())?);
             }
-            b"GNU.sparse.major" | b"GNU.sparse.map" => {
+            key if key.starts_with(b"GNU.sparse.") => {
                 return Err(ArchiveError::Malformed("a sparse file is not supported"));
             }
             _ => {}
@@ -326,24 +347,56 @@ mod tests {
         assert_eq!(body, "x");
     }
 
+    /// How the reader complains.
+    fn told(bytes: &[u8]) -> String {
+        pouch_types::error::chain(&names(bytes).unwrap_err())
+    }
+
     #[test]
     fn refuses_the_hostile() {
         // A long name of 1 TiB must not be waited for, nor kept.
         let huge = header("././@LongLink", b'L', 1 << 33);
-        assert!(matches!(names(huge.as_bytes()), Err(ArchiveError::Malformed(_))));
+        assert_eq!(
+            told(huge.as_bytes()),
+            "begin of the archive: archive is malformed: an extended header is too long"
+        );
         let device = header("null", b'3', 0);
         assert!(matches!(names(device.as_bytes()), Err(ArchiveError::Entry { .. })));
         let cut = header("a", b'0', 600);
-        assert!(matches!(names(cut.as_bytes()), Err(ArchiveError::Truncated)));
+        assert_eq!(told(cut.as_bytes()), "archive entry \"a\": archive is truncated");
         let mut wrong = header("a", b'0', 0);
         wrong.as_mut_bytes()[0] = b'b';
-        assert!(matches!(names(wrong.as_bytes()), Err(ArchiveError::Malformed(_))));
-        assert!(matches!(names(&[1; 100]), Err(ArchiveError::Truncated)));
+        let second = [&header("first", b'0', 0).as_bytes()[..], wrong.as_bytes()].concat();
+        assert_eq!(
+            told(&second),
+            "behind archive entry \"first\": archive is malformed: a header's checksum is wrong: \
+             is it a tar archive?"
+        );
+        assert_eq!(told(&[1; 100]), "begin of the archive: archive is truncated");
+        let mut letters = header("a", b'0', 0);
+        letters.as_mut_bytes()[124..128].copy_from_slice(b"many");
+        letters.set_cksum();
+        assert_eq!(
+            told(letters.as_bytes()),
+            "archive entry \"a\": archive is malformed: a number in a header is malformed"
+        );
+        let mut long = header("././@LongLink", b'L', limits::ARCHIVE_NAME as u64 + 1);
+        long.set_cksum();
+        let mut long = long.as_bytes().to_vec();
+        long.resize(512 * 4, b'n');
+        long.extend_from_slice(header("a", b'0', 0).as_bytes());
+        assert!(told(&long).ends_with("\": archive is malformed: its name is too long"));
         let mut endless = Vec::new();
         for _ in 0..=limits::ARCHIVE_ENTRIES {
             endless.extend_from_slice(header("d", b'5', 0).as_bytes());
         }
-        assert!(matches!(names(&endless), Err(ArchiveError::TooMany { .. })));
+        assert_eq!(
+            told(&endless),
+            format!(
+                "behind archive entry \"d\": archive has more than {} entries",
+                limits::ARCHIVE_ENTRIES
+            )
+        );
         for record in ["99 path=x\n", "x path=x\n", "8 path=x", "5 pa\n", "-1 a=b\n", "0 a=b\n"] {
             assert!(pax(record.as_bytes(), &mut Extended::default()).is_err(), "{record}");
         }
