@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pouch_registry::Platform;
 use pouch_types::{Classified, Digest, ErrorKind};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::error::ImageError;
 use crate::limits;
 
 /// Label prefixes that steer an engine or a runtime. An image must not reach them.
@@ -321,6 +323,28 @@ pub struct ImageConfig {
 }
 
 impl ImageConfig {
+    /// Checks that an image, which is known as `reference`, is for a machine. Many configurations
+    /// leave the variant out; they fit any.
+    ///
+    /// # Errors
+    /// [`ImageError::Platform`].
+    pub fn check_platform(&self, reference: &str, wanted: &Platform) -> Result<(), ImageError> {
+        let actual = Platform {
+            os: self.os.clone(),
+            architecture: self.architecture.clone(),
+            variant: self.variant.clone(),
+        };
+        let variant = wanted.variant.clone().filter(|_| actual.variant.is_some());
+        if (Platform { variant, ..wanted.clone() }).accepts(&actual) {
+            return Ok(());
+        }
+        Err(ImageError::Platform {
+            reference: reference.to_owned(),
+            wanted: wanted.to_string(),
+            actual: actual.to_string(),
+        })
+    }
+
     /// Parses and checks the bytes of a configuration.
     ///
     /// # Errors

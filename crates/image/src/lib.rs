@@ -37,6 +37,7 @@ mod policy;
 mod progress;
 mod pull;
 mod push;
+mod remote;
 mod remove;
 mod rows;
 mod save;
@@ -62,10 +63,11 @@ pub use filter::{LabelFilter, ListFilter};
 pub use image::{Image, Layer, Owner, Owners, Packing, Step};
 pub use import::ImportOptions;
 pub use layers::{Kept, LayerError, LayerStore, LayerStream, Unpacked};
-pub use progress::{Amount, Event, LayerState, Loaded, Progress};
 pub use policy::{Policy, PolicyError, Rejected};
+pub use progress::{Amount, Event, LayerState, Loaded, Progress};
 pub use pull::PullRequest;
 pub use push::{PushRequest, PushWhat};
+pub use remote::Offer;
 pub use remove::{ImageUser, RemoveOptions, Removed};
 pub use rows::{Released, SCHEMA, release_image, use_image};
 pub use save::SaveStream;
@@ -86,9 +88,9 @@ pub(crate) struct Inner {
     content: ContentStore,
     layers: Arc<dyn LayerStore>,
     registry: Registry,
+    policy: RwLock<Policy>,
     catalog: RwLock<Catalog>,
     /// Held over a commit and the same change of the catalog, so that both see one order.
-    policy: RwLock<Policy>,
     change: tokio::sync::Mutex<()>,
     pins: Arc<Pins>,
     fetches: Fetches,
@@ -122,9 +124,9 @@ impl Images {
             content,
             layers,
             registry,
+            policy: RwLock::default(),
             catalog: RwLock::new(Catalog::new(records, references)),
             change: tokio::sync::Mutex::default(),
-            policy: RwLock::default(),
             pins: Arc::default(),
             fetches: Fetches::default(),
             blobs: Flights::default(),
@@ -136,8 +138,6 @@ impl Images {
         Ok(images)
     }
 
-    /// The image of a name (`repository[:tag][@digest]`) or of a full or short id, with or without
-    /// `sha256:`. No I/O.
     /// Says what may come from now on. Until it is said, everything may.
     pub fn set_policy(&self, policy: Policy) {
         *self.0.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
@@ -149,6 +149,8 @@ impl Images {
         self.0.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The image of a name (`repository[:tag][@digest]`) or of a full or short id, with or without
+    /// `sha256:`. No I/O.
     ///
     /// # Errors
     /// [`ImageError::NotFound`], [`ImageError::Ambiguous`], [`ImageError::Reference`].

@@ -69,10 +69,29 @@ impl Images {
     /// Loads every image of an archive, plain or compressed (gzip, zstd, xz, bzip2).
     ///
     /// # Errors
-    /// The policy's refusal, an archive that is damaged or hostile, a layer that cannot be unpacked,
-    /// I/O. Images that came before the failure stay.
+    /// As [`Images::load_for`].
     pub async fn load<S>(
         &self,
+        input: S,
+        owner: Owner,
+        progress: &Progress,
+    ) -> Result<Vec<Arc<Image>>, ImageError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + Unpin,
+    {
+        self.load_for(Wanted::Host, input, owner, progress).await
+    }
+
+    /// Loads the images of an archive that are for a machine. Without a choice, one for another
+    /// machine than this is taken too.
+    ///
+    /// # Errors
+    /// The policy's refusal, [`ImageError::Platform`] when no image is for the machine that was
+    /// chosen, an archive that is damaged or hostile, a layer that cannot be unpacked, I/O. Images
+    /// that came before the failure stay.
+    pub async fn load_for<S>(
+        &self,
+        wanted: Wanted,
         input: S,
         owner: Owner,
         progress: &Progress,
@@ -84,9 +103,9 @@ impl Images {
         let policy = self.policy();
         let (mut archive, listed) = on_thread(input, move |reader| {
             let archive = Archive::read(reader, &content)?;
-            let (format, listed) = list(&archive)?;
+            let (format, listed) = list(&archive, &wanted)?;
             policy.on_unsigned(format).map_err(Box::new)?;
-            Ok((archive, listed))
+            Ok((archive, chosen(listed, &wanted)?))
         })
         .await?;
         failpoint::hit("load:spooled");
@@ -226,15 +245,35 @@ where
     (&mut worker).await.map_err(|_| ImageError::Worker)?
 }
 
-fn list(archive: &Archive) -> Result<(Unsigned, Vec<Listed>), ImageError> {
+fn list(archive: &Archive, wanted: &Wanted) -> Result<(Unsigned, Vec<Listed>), ImageError> {
     let docker = archive.document("manifest.json", limits::MANIFEST_BYTES)?;
     let layout = archive.document("index.json", limits::MANIFEST_BYTES)?;
     match (docker, layout) {
         (Some(docker), layout) => {
-            Ok((Unsigned::DockerArchive, list_docker(archive, &docker, layout.as_deref())?))
+            Ok((Unsigned::DockerArchive, list_docker(archive, &docker, layout.as_deref(), wanted)?))
         }
-        (None, Some(layout)) => Ok((Unsigned::OciArchive, list_layout(archive, &layout)?)),
+        (None, Some(layout)) => Ok((Unsigned::OciArchive, list_layout(archive, &layout, wanted)?)),
         (None, None) => Err(ArchiveError::NoImages.into()),
+    }
+}
+
+/// Those of the images that are for the machine that was chosen.
+fn chosen(mut listed: Vec<Listed>, wanted: &Wanted) -> Result<Vec<Listed>, ImageError> {
+    let Wanted::Exactly(platform) = wanted else { return Ok(listed) };
+    let mut refused = None;
+    listed.retain(|one| {
+        let name = one.names.first().map_or_else(|| "of the archive".to_owned(), |n| n.familiar());
+        match one.config.check_platform(&name, platform) {
+            Ok(()) => true,
+            Err(error) => {
+                refused = Some(error);
+                false
+            }
+        }
+    });
+    match refused {
+        Some(error) if listed.is_empty() => Err(error),
+        _ => Ok(listed),
     }
 }
 
@@ -247,12 +286,13 @@ fn list_docker(
     archive: &Archive,
     table: &[u8],
     layout: Option<&[u8]>,
+    wanted: &Wanted,
 ) -> Result<Vec<Listed>, ImageError> {
     let entries: Vec<DockerEntry> = json("manifest.json", table)?;
     check_count(entries.len())?;
     // A new archive has both tables; the second one keeps the manifests.
     let manifests = layout.map_or_else(Vec::new, |layout| {
-        list_layout(archive, layout).unwrap_or_else(|error| {
+        list_layout(archive, layout, wanted).unwrap_or_else(|error| {
             tracing::debug!(%error, "index.json beside manifest.json is of no use");
             Vec::new()
         })
@@ -280,13 +320,17 @@ fn list_docker(
     Ok(listed)
 }
 
-fn list_layout(archive: &Archive, table: &[u8]) -> Result<Vec<Listed>, ImageError> {
+fn list_layout(
+    archive: &Archive,
+    table: &[u8],
+    wanted: &Wanted,
+) -> Result<Vec<Listed>, ImageError> {
     let index: LayoutIndex = json("index.json", table)?;
     check_count(index.manifests.len())?;
     let mut listed: Vec<Listed> = Vec::new();
     for entry in index.manifests {
         let mut names = layout_names(entry.annotations.unwrap_or_default())?;
-        let Some((raw, manifest)) = layout_manifest(archive, &entry.descriptor)? else {
+        let Some((raw, manifest)) = layout_manifest(archive, &entry.descriptor, wanted)? else {
             continue;
         };
         let raw_config = blob(archive, &manifest.config.digest, limits::CONFIG_BYTES)?;
@@ -325,11 +369,12 @@ fn layout_names(annotations: BTreeMap<String, String>) -> Result<Vec<ImageRef>, 
     }
 }
 
-/// The manifest of an entry; of an index the one that this machine runs. `None` for what is no
+/// The manifest of an entry; of an index the one that is wanted. `None` for what is no
 /// image, such as an attestation, and for platforms that are not in the archive.
 fn layout_manifest(
     archive: &Archive,
     descriptor: &Descriptor,
+    wanted: &Wanted,
 ) -> Result<Option<(Bytes, Manifest)>, ImageError> {
     if descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown") {
         return Ok(None);
@@ -349,7 +394,7 @@ fn layout_manifest(
                     .into_iter()
                     .filter(|entry| archive.file(&blob_path(&entry.digest)).is_some())
                     .collect();
-                let chosen = pouch_registry::document::select(&present, &Wanted::Host);
+                let chosen = pouch_registry::document::select(&present, wanted);
                 let Some(chosen) = chosen else { return Ok(None) };
                 digest = chosen.digest;
                 media_type.clone_from(&chosen.media_type);

@@ -31,8 +31,10 @@ pub mod platform;
 mod push;
 mod repository;
 mod rounds;
+mod search;
 mod session;
 mod source;
+mod tags;
 mod token;
 mod transport;
 mod upload;
@@ -50,6 +52,7 @@ pub use login::Login;
 pub use platform::{Platform, Wanted};
 pub use push::PushTo;
 pub use repository::{Repository, Resolved};
+pub use search::{Hit, SearchError};
 pub use session::{Had, Recourse};
 pub use upload::{FileSource, Pushed, UploadSource};
 

@@ -7,7 +7,7 @@ use crate::Registry;
 use crate::auth::{Challenge, Credentials, secret};
 use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
-use crate::source::{Kind, registry, sources};
+use crate::source::{Kind, Source, registry, sources};
 use crate::token::{Authorizer, Keep};
 use crate::transport::{Request, bare};
 
@@ -36,19 +36,8 @@ impl Registry {
         host: &str,
         credentials: &Credentials,
     ) -> Result<Login, RegistryError> {
-        let inner = std::sync::Arc::clone(&self.0);
-        let domain = domain(host).to_owned();
-        let look = {
-            let (inner, domain) = (std::sync::Arc::clone(&inner), domain.clone());
-            move || sources(&domain, &inner)
-        };
-        let found = tokio::task::spawn_blocking(look).await.unwrap_or_else(|_| Ok(Vec::new()))?;
-        let origin = found
-            .into_iter()
-            // Another host in the registry's place gets none of its credentials.
-            .rfind(|source| source.kind == Kind::Origin && source.is_home_of(&domain))
-            .unwrap_or_else(|| registry(&domain));
-        let endpoint = origin.endpoint(&inner).await?;
+        let inner = &self.0;
+        let endpoint = self.origin(domain(host)).await?.endpoint(inner).await?;
         let first = self.ping(&endpoint, None).await?;
         if first.status().is_success() {
             // An open registry takes everybody.
@@ -69,6 +58,20 @@ impl Registry {
             }
             _ => Err(self.unexpected(second).await),
         }
+    }
+
+    /// The registry itself, as far as it is its own host: another in its place gets none of its
+    /// credentials.
+    pub(crate) async fn origin(&self, domain: &str) -> Result<Source, RegistryError> {
+        let look = {
+            let (inner, domain) = (std::sync::Arc::clone(&self.0), domain.to_owned());
+            move || sources(&domain, &inner)
+        };
+        let found = tokio::task::spawn_blocking(look).await.unwrap_or_else(|_| Ok(Vec::new()))?;
+        Ok(found
+            .into_iter()
+            .rfind(|source| source.kind == Kind::Origin && source.is_home_of(domain))
+            .unwrap_or_else(|| registry(domain)))
     }
 
     async fn prove(

@@ -18,15 +18,16 @@ use pouch_image::{
     Changes, Event, ImportOptions, ListFilter, Owner, Progress, PruneFilter, PullRequest,
     RemoveOptions,
 };
-use pouch_registry::{Credentials, Platform, Wanted};
+use pouch_registry::{Platform, Wanted};
 use pouch_types::ImageRef;
 
 use super::container::until;
+use super::remote::{self, credentials};
 use super::{progress, transfer};
 use crate::api::Shared;
 use crate::http::{ApiError, ApiResult, ApiVersion, JSON, Query, empty, ok};
 use crate::stream::ndjson::{Ending, line};
-use crate::translate::image;
+use crate::translate::{image, platform as machine};
 
 const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
 
@@ -37,9 +38,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/images/load", post(load).delete(remove))
         .route("/images/prune", post(prune).delete(remove))
         .route("/images/get", get(save_named).delete(remove))
-        .route("/images/search", get(transfer::search).delete(remove))
+        .route("/images/search", get(remote::search).delete(remove))
         .route("/images/{*rest}", get(read).post(change).delete(remove))
-        .route("/distribution/{*rest}", get(absent))
 }
 
 async fn absent(method: Method, uri: Uri) -> ApiError {
@@ -48,7 +48,11 @@ async fn absent(method: Method, uri: Uri) -> ApiError {
 
 /// The image's name in a path, unescaped.
 fn name_of(path: &str) -> ApiResult<String> {
-    let raw = path.strip_prefix("/images/").unwrap_or(path);
+    unescaped(path.strip_prefix("/images/").unwrap_or(path))
+}
+
+/// A part of a path without its escapes.
+pub(super) fn unescaped(raw: &str) -> ApiResult<String> {
     let mut bytes = Vec::with_capacity(raw.len());
     let mut rest = raw.bytes();
     while let Some(byte) = rest.next() {
@@ -79,14 +83,10 @@ async fn read(
 ) -> ApiResult<Response> {
     let path = name_of(uri.path())?;
     let (name, verb) = path.rsplit_once('/').ok_or_else(page_not_found)?;
-    one_platform(&query)?;
     match verb {
-        "json" => inspect(&api, name, version),
-        "history" => {
-            let steps = api.engine.images().history(name)?;
-            ok(&steps.iter().map(image::history).collect::<Vec<_>>())
-        }
-        "get" => save(&api, &[name.to_owned()], &query).await,
+        "json" => inspect(&api, name, &query, version),
+        "history" => history(&api, name, &query, version),
+        "get" => save(&api, &[name.to_owned()], &query, version).await,
         "attestations" => Ok(absent(Method::GET, uri).await.into_response()),
         _ => Err(page_not_found()),
     }
@@ -95,6 +95,7 @@ async fn read(
 /// `POST /images/{name}/…`.
 async fn change(
     State(api): State<Shared>,
+    version: ApiVersion,
     query: Query,
     headers: HeaderMap,
     uri: Uri,
@@ -103,23 +104,26 @@ async fn change(
     let (name, verb) = path.rsplit_once('/').ok_or_else(page_not_found)?;
     match verb {
         "tag" => tag(&api, name, &query).await,
-        "push" => transfer::push(&api, name, &query, &headers).await,
+        "push" => transfer::push(&api, name, version, &query, &headers).await,
         _ => Err(page_not_found()),
     }
 }
 
-/// An image has one platform here, so there is none to choose.
-fn one_platform(query: &Query) -> ApiResult<()> {
-    match ["platform", "platforms"].iter().find(|name| query.has(name)) {
-        Some(name) => Err(ApiError::unsupported(format!(
-            "{name} is not supported: an image is kept for one platform"
-        ))),
-        None => Ok(()),
-    }
+fn history(api: &Shared, name: &str, query: &Query, version: ApiVersion) -> ApiResult<Response> {
+    let images = api.engine.images();
+    let chosen = machine::chosen(query, version, 48)?;
+    machine::check(name, &*images.resolve(name)?, chosen.as_ref())?;
+    ok(&images.history(name)?.iter().map(image::history).collect::<Vec<_>>())
 }
 
-fn inspect(api: &Shared, name: &str, version: ApiVersion) -> ApiResult<Response> {
+fn inspect(api: &Shared, name: &str, query: &Query, version: ApiVersion) -> ApiResult<Response> {
+    let chosen = machine::chosen(query, version, 49)?;
+    if chosen.is_some() && query.flag("manifests") {
+        let why = "conflicting options: manifests and platform options cannot both be set";
+        return Err(ApiError::invalid(why));
+    }
     let found = api.engine.images().resolve(name)?;
+    machine::check(name, &found, chosen.as_ref())?;
     let reply = serde_json::to_value(image::inspect(&found, version));
     let mut reply = reply.map_err(|error| {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("encoding the image: {error}"))
@@ -175,6 +179,12 @@ async fn list(State(api): State<Shared>, version: ApiVersion, query: Query) -> A
     ok(&summaries)
 }
 
+/// Whether a name says which of the repository's images it means.
+pub(super) fn is_named(name: &str) -> bool {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    last.contains('@') || last.split_once(':').is_some_and(|(_, tag)| !tag.is_empty())
+}
+
 /// A tag for what has none; the tag may be a digest.
 pub(super) fn reference(name: &str, tag: Option<&str>) -> ApiResult<ImageRef> {
     // `docker pull -a` once sent the colon without a tag.
@@ -195,9 +205,16 @@ async fn tag(api: &Shared, name: &str, query: &Query) -> ApiResult<Response> {
     Ok(empty(StatusCode::CREATED))
 }
 
-async fn remove(State(api): State<Shared>, query: Query, uri: Uri) -> ApiResult<Response> {
-    one_platform(&query)?;
+async fn remove(
+    State(api): State<Shared>,
+    version: ApiVersion,
+    query: Query,
+    uri: Uri,
+) -> ApiResult<Response> {
     let name = name_of(uri.path())?;
+    if let Some(chosen) = machine::chosen_of_many(&query, version)? {
+        machine::check(&name, &*api.engine.images().resolve(&name)?, Some(&chosen))?;
+    }
     let options = RemoveOptions { force: query.flag("force"), no_prune: query.flag("noprune") };
     let engine = api.engine.clone();
     let removed = api.carry_out(async move { engine.remove_image(&name, options).await }).await?;
@@ -250,19 +267,28 @@ async fn pull(
     platform: Option<Platform>,
     headers: &HeaderMap,
 ) -> ApiResult<Response> {
-    let auth = headers.get("x-registry-auth").map(|value| value.to_str().unwrap_or_default());
-    // A pull needs none, and some clients send what is none; dockerd takes that for anonymous.
-    let credentials = Credentials::from_header(auth.unwrap_or_default()).unwrap_or_default();
+    // As dockerd does: without a tag all of them, but clients that know no better name one.
+    let all = query.get("tag").is_none() && !is_named(name);
     let request = PullRequest {
         reference: reference(name, query.get("tag"))?,
-        credentials,
+        credentials: credentials(headers),
         platform: platform.map_or(Wanted::Host, Wanted::Exactly),
         owner: Owner::Docker,
     };
-    let (engine, name) = (api.engine.clone(), request.reference.clone());
+    let engine = api.engine.clone();
     let (sender, news) = Progress::channel();
     let task = Box::pin(async move {
-        let image = engine.images().pull(request, &sender).await?;
+        let images = engine.images();
+        if all {
+            images
+                .pull_all_tags(request, &sender, |name, image| {
+                    engine.announce_image(ImageNews::Pulled(name, image));
+                })
+                .await?;
+            return Ok(());
+        }
+        let name = request.reference.clone();
+        let image = images.pull(request, &sender).await?;
         engine.announce_image(ImageNews::Pulled(&name, &image));
         Ok(())
     });
@@ -297,13 +323,18 @@ async fn import(
     Ok(response)
 }
 
-async fn load(State(api): State<Shared>, query: Query, body: Body) -> ApiResult<Response> {
-    one_platform(&query)?;
+async fn load(
+    State(api): State<Shared>,
+    version: ApiVersion,
+    query: Query,
+    body: Body,
+) -> ApiResult<Response> {
+    let chosen = machine::chosen(&query, version, 48)?.map_or(Wanted::Host, Wanted::Exactly);
     let input = body.into_data_stream().map_err(std::io::Error::other);
     let engine = api.engine.clone();
     let (sender, news) = Progress::channel();
     let task = Box::pin(async move {
-        for image in engine.images().load(input, Owner::Docker, &sender).await? {
+        for image in engine.images().load_for(chosen, input, Owner::Docker, &sender).await? {
             engine.announce_image(ImageNews::Loaded(&image));
         }
         Ok(())
@@ -313,17 +344,30 @@ async fn load(State(api): State<Shared>, query: Query, body: Body) -> ApiResult<
     progress::respond(task, news, tell, api.closing()).await
 }
 
-async fn save_named(State(api): State<Shared>, query: Query) -> ApiResult<Response> {
+async fn save_named(
+    State(api): State<Shared>,
+    version: ApiVersion,
+    query: Query,
+) -> ApiResult<Response> {
     let names: Vec<String> = query.all("names").map(str::to_owned).collect();
     if names.is_empty() {
         return Err(ApiError::invalid("bad parameter: names is required"));
     }
-    save(&api, &names, &query).await
+    save(&api, &names, &query, version).await
 }
 
-async fn save(api: &Shared, names: &[String], query: &Query) -> ApiResult<Response> {
-    one_platform(query)?;
+async fn save(
+    api: &Shared,
+    names: &[String],
+    query: &Query,
+    version: ApiVersion,
+) -> ApiResult<Response> {
     let images = api.engine.images();
+    if let Some(chosen) = machine::chosen(query, version, 48)? {
+        for name in names {
+            machine::check(name, &*images.resolve(name)?, Some(&chosen))?;
+        }
+    }
     let archive = images.save(names).await?;
     for image in names.iter().filter_map(|name| images.resolve(name).ok()) {
         api.engine.announce_image(ImageNews::Saved(&image));
@@ -350,6 +394,16 @@ mod tests {
         }
         for bad in ["/images/%", "/images/%2", "/images/%zz", "/images/%ff"] {
             assert!(name_of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_with_and_without_a_tag() {
+        for named in ["a:1", "box:5000/a:1", "a@sha256:x", "a:1@sha256:x"] {
+            assert!(is_named(named), "{named}");
+        }
+        for bare in ["a", "box:5000/a", "a:"] {
+            assert!(!is_named(bare), "{bare}");
         }
     }
 

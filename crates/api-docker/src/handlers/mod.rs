@@ -9,6 +9,7 @@ mod lifecycle;
 mod network;
 mod output;
 mod progress;
+mod remote;
 mod system;
 mod transfer;
 mod volume;
@@ -27,6 +28,7 @@ pub(crate) fn routes(api: Shared) -> Router {
         .merge(lifecycle::routes())
         .merge(network::routes())
         .merge(output::routes())
+        .merge(remote::routes())
         .merge(system::routes())
         .merge(transfer::routes())
         .merge(volume::routes())

@@ -15,6 +15,7 @@ pub(crate) mod mount;
 pub(crate) mod namespaces;
 pub(crate) mod network;
 pub(crate) mod object;
+pub(crate) mod platform;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod resources;
