@@ -81,13 +81,13 @@ pub(crate) struct Args {
     /// How often a request of a pull is made at most
     #[arg(long, value_name = "COUNT")]
     pub(crate) max_download_attempts: Option<u32>,
-    /// Further OCI runtime
-    #[arg(long = "add-runtime", value_name = "NAME=PATH")]
-    pub(crate) runtimes: Vec<String>,
     /// Verification policy of images, "" for none [default: /etc/containers/policy.json, where it
     /// exists]
     #[arg(long, value_name = "FILE")]
     pub(crate) image_policy: Option<String>,
+    /// Further OCI runtime
+    #[arg(long = "add-runtime", value_name = "NAME=PATH")]
+    pub(crate) runtimes: Vec<String>,
     /// OCI runtime of containers that name none
     #[arg(long, value_name = "NAME")]
     pub(crate) default_runtime: Option<String>,

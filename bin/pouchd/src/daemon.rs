@@ -24,8 +24,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry as LogRegistry, reload};
 
-use crate::policy::{self, PolicyFile};
 use crate::listen::{self, SocketError};
+use crate::policy::{self, PolicyFile};
 use crate::settings::Settings;
 
 /// Why the daemon does not serve.
@@ -100,11 +100,11 @@ fn ours(level: &str) -> String {
 
 pub(crate) async fn run(
     settings: Settings,
+    policy: Policy,
     config_file: PathBuf,
     reload: LogReload,
 ) -> Result<(), DaemonError> {
     let data = settings.engine.data_root.clone();
-    policy: Policy,
     prepare_root(&data, 0o710)?;
     prepare_root(&settings.engine.exec_root, 0o710)?;
     let _lock = lock(&data)?;
@@ -206,9 +206,9 @@ async fn open_engine(settings: &Settings, policy: Policy) -> Result<Engine, Daem
         Registry::new(settings.registry.clone()).map_err(seam("registry client"))?,
     )
     .await
+    .map_err(seam("images"))?;
     policy::tell(&policy);
     images.set_policy(policy);
-    .map_err(seam("images"))?;
     let networks =
         Networks::open(settings.network.clone(), store.clone()).await.map_err(seam("networks"))?;
     let volumes = VolumeConfig { root: config.data_root.join("volumes") };
@@ -333,6 +333,7 @@ impl Signals {
         closing.cancel();
     }
 }
+
 /// What SIGHUP reads again.
 struct Reload {
     config_file: PathBuf,
@@ -347,7 +348,6 @@ impl Reload {
         self.policy.read_again(self.engine.images());
     }
 }
-
 
 /// Takes over what can change: the log level. What cannot is named.
 fn reread(config_file: &Path, reload: &LogReload) {

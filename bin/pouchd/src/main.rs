@@ -9,8 +9,8 @@ mod args;
 mod config;
 mod daemon;
 mod listen;
-mod settings;
 mod policy;
+mod settings;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -35,11 +35,11 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&error),
     };
-    if validate {
     let policy = match settings.image_policy.read() {
         Ok(policy) => policy,
         Err(error) => return fail(&error),
     };
+    if validate {
         println!("configuration OK");
         return ExitCode::SUCCESS;
     }

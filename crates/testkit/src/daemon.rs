@@ -65,6 +65,9 @@ impl Daemon {
     fn spawn(&mut self, environment: &[(String, String)]) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = self.netns.command(program("pouchd"));
+        // The machine's own policy is none of a test's, which may bring one.
+        let own = self.flags.iter().any(|flag| flag.starts_with("--image-policy"));
+        let policy = (!own).then_some("--image-policy=");
         command
             .arg("--data-root")
             .arg(self.data_root())
@@ -76,11 +79,9 @@ impl Daemon {
             .arg(self.path("pid"))
             .arg("--config-file")
             .arg(self.path("config.json"))
-        // The machine's own policy is none of a test's, which may bring one.
-        let own = self.flags.iter().any(|flag| flag.starts_with("--image-policy"));
-        let policy = (!own).then_some("--image-policy=");
             .args(["--bridge", &self.bridge(), "--bip", "172.31.0.1/24"])
             .args(["--cgroup-parent", &self.cgroup_parent()])
+            .args(policy)
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -92,7 +93,6 @@ impl Daemon {
         }
         // nsenter without --fork becomes the daemon, so the child's pid is the daemon's.
         let mut child = command.spawn().unwrap();
-            .args(policy)
         let end = Instant::now() + START;
         while !self.answers() {
             if let Some(status) = child.try_wait().unwrap() {

@@ -1,8 +1,8 @@
 //! Where signatures are kept: in the image's own repository, under a tag made of the digest that
 //! they are for (`sha256-….sig`), as an image whose layers are the payloads.
 //!
-//! This is what `cosign sign` (up to version 2, or with `--new-bundle-format=false`), skopeo and
-//! podman write.
+//! This is what skopeo, podman and `cosign sign` write (cosign from version 3 on only with
+//! `--new-bundle-format=false`; what it writes without is not looked for).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +18,7 @@ const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 /// Signatures of one image that are looked at.
 const SIGNATURES: usize = 128;
 /// Bytes of a payload: two names, a digest and the signer's annotations.
-const PAYLOAD_BYTES: u64 = 256 << 10;
+const PAYLOAD_BYTES: u64 = 64 << 10;
 /// Bytes of a signature in base64; an RSA key of 8192 bits needs 1368.
 const PROOF_BYTES: usize = 4096;
 

@@ -70,27 +70,15 @@ impl PublicKey {
         if !rest.is_empty() || !after.is_empty() {
             return Err(KeyError::Malformed);
         }
-        let known: [(&[u8], &'static dyn VerificationAlgorithm); 4] = [
-            (&alg_id::ECDSA_P256, &ECDSA_P256_SHA256_ASN1),
-            (&alg_id::ECDSA_P384, &ECDSA_P384_SHA256_ASN1),
-            (&alg_id::ED25519, &ED25519),
-            (&alg_id::RSA_ENCRYPTION, &RSA_PKCS1_2048_8192_SHA256),
+        let known: [(&[u8], &'static dyn VerificationAlgorithm, Form); 4] = [
+            (&alg_id::ECDSA_P256, &ECDSA_P256_SHA256_ASN1, Form::Point(32)),
+            (&alg_id::ECDSA_P384, &ECDSA_P384_SHA256_ASN1, Form::Point(48)),
+            (&alg_id::ED25519, &ED25519, Form::Ed25519),
+            (&alg_id::RSA_ENCRYPTION, &RSA_PKCS1_2048_8192_SHA256, Form::Rsa),
         ];
-        let found = known.into_iter().find(|(id, _)| *id == algorithm);
-        let (id, algorithm) = found.ok_or(KeyError::Algorithm)?;
-        if id == &*alg_id::RSA_ENCRYPTION {
-            check_rsa(bytes)?;
-        } else {
-            let (length, is_point) = match id {
-                id if id == &*alg_id::ECDSA_P256 => (65, true),
-                id if id == &*alg_id::ECDSA_P384 => (97, true),
-                _ => (32, false),
-            };
-            // 4: uncompressed, which is the only form in use.
-            if bytes.len() != length || (is_point && bytes[0] != 4) {
-                return Err(KeyError::Malformed);
-            }
-        }
+        let found = known.into_iter().find(|(id, ..)| *id == algorithm);
+        let (_, algorithm, form) = found.ok_or(KeyError::Algorithm)?;
+        form.check(bytes)?;
         Ok(Self { algorithm, bytes: bytes.to_owned() })
     }
 
@@ -100,7 +88,26 @@ impl PublicKey {
     }
 }
 
-/// Says now what would otherwise show as signatures that never fit.
+/// How a key is written down. Checked when it is read, because what is wrong with it would
+/// otherwise show as signatures that never fit.
+enum Form {
+    /// Two coordinates of so many bytes, uncompressed, which is the only form in use.
+    Point(usize),
+    Ed25519,
+    Rsa,
+}
+
+impl Form {
+    fn check(&self, key: &[u8]) -> Result<(), KeyError> {
+        match self {
+            Self::Point(size) if key.len() == 1 + 2 * size && key[0] == 4 => Ok(()),
+            Self::Ed25519 if key.len() == 32 => Ok(()),
+            Self::Point(_) | Self::Ed25519 => Err(KeyError::Malformed),
+            Self::Rsa => check_rsa(key),
+        }
+    }
+}
+
 fn check_rsa(der: &[u8]) -> Result<(), KeyError> {
     let (key, rest) = element(SEQUENCE, der)?;
     let (modulus, _) = element(INTEGER, key)?;

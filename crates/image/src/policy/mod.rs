@@ -108,16 +108,6 @@ pub(crate) enum Unsigned {
 #[derive(Debug)]
 pub(crate) struct Demand(Option<Arc<Rule>>);
 
-fn list(errors: &[SignatureError]) -> String {
-    let told = errors.iter().take(TOLD).enumerate();
-    let mut text: Vec<String> =
-        told.map(|(at, error)| format!("signature {} {error}", at + 1)).collect();
-    if errors.len() > TOLD {
-        text.push(format!("and {} more", errors.len() - TOLD));
-    }
-    text.join("; ")
-}
-
 impl Policy {
     /// Reads a policy with all keys that it names. Blocks on files.
     ///
@@ -259,4 +249,14 @@ fn shortcoming(
 
 fn rejected(rule: &Rule, repository: &Repository, why: Reason) -> ImageError {
     Box::new(rule.reject(repository.reference().familiar(), why)).into()
+}
+
+fn list(errors: &[SignatureError]) -> String {
+    let told = errors.iter().take(TOLD).enumerate();
+    let mut text: Vec<String> =
+        told.map(|(at, error)| format!("signature {} {error}", at + 1)).collect();
+    if errors.len() > TOLD {
+        text.push(format!("and {} more", errors.len() - TOLD));
+    }
+    text.join("; ")
 }

@@ -23,6 +23,7 @@ mod mirrors;
 mod network;
 mod never_hangs;
 mod options;
+mod policy;
 mod programs;
 mod pull_faults;
 mod restart_policy;
