@@ -58,7 +58,10 @@ pub(super) async fn respond(
             None => break None,
         }
     };
-    if let (None, Some(error)) = (&first, work.failure.take()) {
+    // With news to tell, the failure is the last of them: it must not be taken here.
+    if first.is_none()
+        && let Some(error) = work.failure.take()
+    {
         return Err(error.into());
     }
     Ok(ndjson::respond(messages(first, work, tell), Ending::CarriageReturn, closing))
@@ -93,7 +96,16 @@ mod tests {
     use super::*;
 
     async fn run(events: Vec<Event>, result: Result<(), ImageError>) -> ApiResult<String> {
-        let (sender, news) = mpsc::channel(1);
+        run_in(1, events, result).await
+    }
+
+    /// With room for so many events before the work has to wait.
+    async fn run_in(
+        room: usize,
+        events: Vec<Event>,
+        result: Result<(), ImageError>,
+    ) -> ApiResult<String> {
+        let (sender, news) = mpsc::channel(room);
         let task = Box::pin(async move {
             for event in events {
                 sender.send(event).await.unwrap();
@@ -111,6 +123,15 @@ mod tests {
         let error = run(vec![], Err(ImageError::NotFound("x".into()))).await.unwrap_err();
         assert_eq!(error.status(), http::StatusCode::NOT_FOUND);
         assert_eq!(error.message(), "No such image: x");
+    }
+
+    #[tokio::test]
+    async fn a_failure_at_once_after_the_first_news_is_told() {
+        // The work ends in its first step: the news are read when it is over.
+        let events = vec![Event::Status("a".into())];
+        let text = run_in(8, events, Err(ImageError::Worker)).await.unwrap();
+        assert!(text.starts_with("{\"status\":\"a\"}\r\n"), "{text}");
+        assert!(text.contains(r#""errorDetail":{"message":"a worker"#), "{text}");
     }
 
     #[tokio::test]
