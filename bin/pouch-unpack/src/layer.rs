@@ -11,7 +11,7 @@ use std::path::Path;
 use pouch_rootfd::{FileType, PinnedFd, RootFd};
 use serde::Serialize;
 
-use crate::extract::{EntryPath, Extractor, Limits, Ownership, Replace, is_whiteout};
+use crate::extract::{EntryPath, Extractor, Limits, Ownership, Replace};
 use crate::failure::{Failure, Result};
 use crate::limits::ENTRY_OVERHEAD;
 use crate::stream::{ArchiveStream, Hashing};
@@ -106,7 +106,8 @@ impl Layer<'_> {
         let was_hidden = entry.kind == Kind::Directory && self.is_hidden(&path)?;
         self.extractor.make(&path, entry, data)?;
         if was_hidden {
-            // `.wh.d` and then `d/`: the new directory must not show what the old one held.
+            // A whiteout or a file `d` and then `d/`: the new directory must not show what the
+            // one below holds.
             let parent = self.extractor.directory(&path.parent())?;
             make_opaque(&parent.dir.pin_dir(path.name())?)?;
         }
@@ -129,10 +130,11 @@ impl Layer<'_> {
         }
     }
 
+    /// Whether what the layer brought at `path` until now hides a directory of the layers below.
     fn is_hidden(&mut self, path: &EntryPath) -> Result<bool> {
         let parent = self.extractor.directory(&path.parent())?;
         match parent.dir.metadata_of(path.name()) {
-            Ok(there) => Ok(is_whiteout(&there)),
+            Ok(there) => Ok(!there.is_dir()),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error.into()),
         }

@@ -319,4 +319,65 @@ mod tests {
             assert!(!ALLOWED.contains(&call), "{call}");
         }
     }
+
+    /// What the kernel does for a call, by running the program as it does.
+    fn verdict(arch: u32, call: libc::c_long, arguments: [u64; 6]) -> u32 {
+        let own = rustix::process::Pid::from_raw(77).unwrap();
+        let number = u32::try_from(call).unwrap();
+        let mut data = [&number.to_ne_bytes()[..], &arch.to_ne_bytes(), &[0; 8]].concat();
+        for argument in arguments {
+            data.extend_from_slice(&argument.to_ne_bytes());
+        }
+        let (code, mut at, mut loaded) = (program(own), 0, 0);
+        loop {
+            let op = code[at];
+            let holds = match op.code {
+                LOAD => {
+                    let from = usize::try_from(op.k).unwrap();
+                    loaded = u32::from_ne_bytes(data[from..from + 4].try_into().unwrap());
+                    at += 1;
+                    continue;
+                }
+                RETURN => return op.k,
+                JUMP_IF_EQUAL => loaded == op.k,
+                JUMP_IF_ANY_BIT => loaded & op.k != 0,
+                other => panic!("instruction {other:#x}"),
+            };
+            at += 1 + usize::from(if holds { op.jt } else { op.jf });
+        }
+    }
+
+    #[test]
+    fn the_filter_says_what_it_should() {
+        let none = [0; 6];
+        let third = |value: libc::c_int| [0, 0, u64::try_from(value).unwrap(), 0, 0, 0];
+        let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+        let allowed = libc::SECCOMP_RET_ALLOW;
+        for call in [libc::SYS_openat2, libc::SYS_read, libc::SYS_linkat, libc::SYS_exit_group] {
+            assert_eq!(verdict(AUDIT_ARCH, call, none), allowed, "{call}");
+        }
+        for call in [
+            libc::SYS_execve,
+            libc::SYS_socket,
+            libc::SYS_clone,
+            libc::SYS_clone3,
+            libc::SYS_ptrace,
+            libc::SYS_mount,
+            libc::SYS_kill,
+            // The ABI of 32-bit pointers has the same architecture and a bit in the number.
+            libc::SYS_openat2 | 0x4000_0000,
+        ] {
+            assert_eq!(verdict(AUDIT_ARCH, call, none), denied, "{call}");
+        }
+        for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+            let write = libc::PROT_READ | libc::PROT_WRITE;
+            assert_eq!(verdict(AUDIT_ARCH, call, third(write)), allowed, "{call}");
+            let run = libc::PROT_READ | libc::PROT_EXEC;
+            assert_eq!(verdict(AUDIT_ARCH, call, third(run)), denied, "{call}");
+        }
+        assert_eq!(verdict(AUDIT_ARCH, libc::SYS_tgkill, [77, 77, 6, 0, 0, 0]), allowed);
+        assert_eq!(verdict(AUDIT_ARCH, libc::SYS_tgkill, [1, 77, 6, 0, 0, 0]), denied);
+        let other = verdict(AUDIT_ARCH ^ 1, libc::SYS_read, none);
+        assert_eq!(other, libc::SECCOMP_RET_KILL_PROCESS);
+    }
 }

@@ -192,6 +192,20 @@ pub(super) fn cases() -> Vec<Case> {
                 assert!(xattr(&r.join("d"), "trusted.overlay.opaque"), "what it hid stays hidden");
             }),
         ),
+        plain(
+            "directory in place of a file hides what the file hid",
+            Tar::new().file("d", "").dir("d/").symlink("l", "/").dir("l/").end(),
+            Contained(|r| {
+                for name in ["d", "l"] {
+                    assert!(xattr(&r.join(name), "trusted.overlay.opaque"), "{name}");
+                }
+            }),
+        ),
+        plain(
+            "opaque directory, file, directory",
+            Tar::new().file("d/.wh..wh..opq", "").file("d", "").dir("d/").file("d/f", "x").end(),
+            Contained(|r| assert!(xattr(&r.join("d"), "trusted.overlay.opaque"))),
+        ),
         contained(
             "block device 0:0 is no whiteout",
             Tar::new().device("b", b'4', (0, 0), 0o600).end(),
