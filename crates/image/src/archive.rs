@@ -13,7 +13,7 @@ use pouch_types::{Classified, ErrorKind};
 use tokio::sync::mpsc;
 
 use crate::limits;
-use crate::tarball::{Kind, Tarball};
+use crate::tarball::{Entry, Kind, Tarball};
 
 /// Why an archive was refused.
 #[derive(Debug, thiserror::Error)]
@@ -286,9 +286,11 @@ impl Archive {
                 Kind::Symlink(ref target) => {
                     let name = normal(b"", &entry.name)?;
                     let directory = name.rsplit_once('/').map_or("", |(directory, _)| directory);
-                    Member::Link(normal(directory.as_bytes(), target)?)
+                    Member::Link(normal(directory.as_bytes(), target).map_err(|_| outward(&entry))?)
                 }
-                Kind::Hardlink(ref target) => Member::Link(normal(b"", target)?),
+                Kind::Hardlink(ref target) => {
+                    Member::Link(normal(b"", target).map_err(|_| outward(&entry))?)
+                }
             };
             members.insert(normal(b"", &entry.name)?, member);
         }
@@ -377,6 +379,11 @@ fn discard(ingest: pouch_content::Ingest) {
     if let Err(error) = ingest.discard() {
         tracing::warn!(%error, "leftover ingest");
     }
+}
+
+fn outward(link: &Entry) -> ArchiveError {
+    let why = "is a link to what cannot be in the archive";
+    ArchiveError::Entry { name: shortened(&link.name), why }
 }
 
 /// One spelling for each name; refuses those that lead out of the archive.

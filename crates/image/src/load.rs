@@ -289,7 +289,7 @@ fn list_docker(
     wanted: &Wanted,
 ) -> Result<Vec<Listed>, ImageError> {
     let entries: Vec<DockerEntry> = json("manifest.json", table)?;
-    check_count(entries.len())?;
+    check_count("images", entries.len())?;
     // A new archive has both tables; the second one keeps the manifests.
     let manifests = layout.map_or_else(Vec::new, |layout| {
         list_layout(archive, layout, wanted).unwrap_or_else(|error| {
@@ -302,12 +302,10 @@ fn list_docker(
         let raw_config = archive
             .document(&entry.config, limits::CONFIG_BYTES)?
             .ok_or_else(|| ArchiveError::Missing(entry.config.clone()))?;
-        let names = entry
-            .repo_tags
-            .unwrap_or_default()
-            .iter()
-            .map(|tag| tag.parse::<ImageRef>())
-            .collect::<Result<Vec<_>, _>>()?;
+        let tags = entry.repo_tags.unwrap_or_default();
+        check_count("names of one image", tags.len())?;
+        let names =
+            tags.iter().map(|tag| tag.parse::<ImageRef>()).collect::<Result<Vec<_>, _>>()?;
         let paths = entry.layers.unwrap_or_default();
         let mut one = assemble(archive, raw_config, paths, None, names)?;
         let twin = manifests.iter().find(|other| {
@@ -326,7 +324,7 @@ fn list_layout(
     wanted: &Wanted,
 ) -> Result<Vec<Listed>, ImageError> {
     let index: LayoutIndex = json("index.json", table)?;
-    check_count(index.manifests.len())?;
+    check_count("images", index.manifests.len())?;
     let mut listed: Vec<Listed> = Vec::new();
     for entry in index.manifests {
         let mut names = layout_names(entry.annotations.unwrap_or_default())?;
@@ -351,9 +349,9 @@ fn list_layout(
     Ok(listed)
 }
 
-fn check_count(images: usize) -> Result<(), ArchiveError> {
-    if images > limits::ARCHIVE_IMAGES {
-        return Err(ArchiveError::TooMany { what: "images", limit: limits::ARCHIVE_IMAGES });
+fn check_count(what: &'static str, count: usize) -> Result<(), ArchiveError> {
+    if count > limits::ARCHIVE_IMAGES {
+        return Err(ArchiveError::TooMany { what, limit: limits::ARCHIVE_IMAGES });
     }
     Ok(())
 }

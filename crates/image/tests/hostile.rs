@@ -149,9 +149,21 @@ fn entries() -> Vec<Case> {
             Refused("\"../\\u{1b}[2J\" leads out"),
         ),
         case("entry without a name", named(b"./"), Loaded(1)),
-        case("link to the host", with(entry(b"s", b'2', "/etc/passwd", b"")), Refused("absolute")),
-        case("link above", with(entry(b"d/s", b'2', "../../evil", b"")), Refused("leads out")),
-        case("hard link above", with(entry(b"h", b'1', "../evil", b"")), Refused("leads out")),
+        case(
+            "link to the host",
+            with(entry(b"s", b'2', "/etc/passwd", b"")),
+            Refused("\"s\" is a link to"),
+        ),
+        case(
+            "link above",
+            with(entry(b"d/s", b'2', "../../evil", b"")),
+            Refused("\"d/s\" is a link"),
+        ),
+        case(
+            "hard link above",
+            with(entry(b"h", b'1', "../evil", b"")),
+            Refused("\"h\" is a link"),
+        ),
         case("device", with(entry(b"sda", b'4', "", b"")), Refused("entry \"sda\" is neither")),
         case("fifo", with(entry(b"p", b'6', "", b"")), Refused("entry \"p\" is neither file")),
         case("sparse file", with(entry(b"s", b'S', "", b"")), Refused("entry \"s\" is neither")),
@@ -331,6 +343,11 @@ fn tables() -> Vec<Case> {
             "1,025 images",
             by(&json!(vec![table("c", &["l"], &[])[0].clone(); 1025]), &[]),
             Refused("more than 1024 images"),
+        ),
+        case(
+            "1,025 names",
+            by(&table("c", &["l"], &["x"; 1025]), &[]),
+            Refused("more than 1024 names of one image"),
         ),
         case(
             "table without a configuration",
