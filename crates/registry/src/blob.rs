@@ -299,7 +299,7 @@ impl BlobStream {
         let by_peers = session.is_first_asked(Kind::Dragonfly, &Want::Blob(descriptor.digest));
         let in_parts =
             config.parallel_ranges > 1 && size - start > config.parallel_above && !by_peers;
-        let end = if in_parts { (start + config.parallel_part.max(1)).min(size) } else { size };
+        let end = if in_parts { (start + config.part(size)).min(size) } else { size };
         let mut reader = Reader::new(session, descriptor.digest, size, start, end);
         reader.open().await?;
         let ranges = reader.open.as_ref().map_or(Ranges::Whole, |open| open.ranges);
@@ -370,7 +370,7 @@ impl BlobStream {
     /// Sets ranges going, up to the allowed number with the one that is read.
     fn plan(&mut self) {
         let config = &self.reader.session.transport().config;
-        let (part, at_once) = (config.parallel_part.max(1), config.parallel_ranges);
+        let (part, at_once) = (config.part(self.size), config.parallel_ranges);
         while self.planned < self.size && self.ahead.len() + 1 < at_once {
             let end = (self.planned + part).min(self.size);
             let reader = Reader::new(

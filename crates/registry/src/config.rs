@@ -7,6 +7,11 @@ use reqwest::Url;
 
 use crate::error::RegistryError;
 
+/// Ranges of a blob, at least.
+const PARTS: u64 = 32;
+/// Bytes of a range that is worth its request.
+const PART_MIN: u64 = 256 << 10;
+
 /// How registries are spoken to.
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
@@ -43,7 +48,8 @@ pub struct RegistryConfig {
     pub parallel_above: u64,
     /// Ranges of one blob at once; 1 for never.
     pub parallel_ranges: usize,
-    /// Bytes of a range. A blob on its way takes at most `parallel_ranges` times this of memory.
+    /// Bytes of a range, at most; a small blob has smaller ones. A blob on its way takes at most
+    /// `parallel_ranges` times this of memory.
     pub parallel_part: u64,
     /// Blobs over this size are uploaded in pieces of it.
     pub upload_chunk: u64,
@@ -88,6 +94,12 @@ impl RegistryConfig {
             crate::certs::check_dir(dir)?;
         }
         Ok(())
+    }
+
+    /// Bytes of a range of a blob of `size` bytes. What came ahead of its turn is lost when the
+    /// daemon dies, so it is kept to a small share of the blob.
+    pub(crate) fn part(&self, size: u64) -> u64 {
+        self.parallel_part.min((size / PARTS).max(PART_MIN)).max(1)
     }
 
     pub(crate) fn parsed_mirrors(&self) -> Result<Vec<Url>, RegistryError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pouch_store::{Schema, Store, StoreError};
-use pouch_types::{Digest, failpoint};
+use pouch_types::{Digest, ErrorKind, failpoint};
 use rusqlite::Connection;
 use tokio::io::AsyncRead;
 
@@ -142,7 +142,8 @@ impl Snapshotter {
         let staging = Staging::make(self).await?;
         let directory = self.inner.config.root.join("s").join(&staging.name);
         let hashing = if digest.is_some() { Hashing::Both } else { Hashing::Tar };
-        let report = self.inner.unpacker.layer(&directory, blob, hashing).await?;
+        let applied = self.inner.unpacker.layer(&directory, blob, hashing).await;
+        let report = applied.map_err(|error| self.told_where(error))?;
         if report.diff_id != diff_id.to_string() {
             return Err(SnapshotError::Mismatch {
                 what: "diff id",
@@ -174,6 +175,17 @@ impl Snapshotter {
         let commit = tokio::spawn(async move { this.commit_layer(staging, row).await });
         commit.await.map_err(|_| SnapshotError::Cancelled)??;
         Ok(layer)
+    }
+
+    /// Names the disk that is full: the program below knows no path of ours.
+    fn told_where(&self, error: SnapshotError) -> SnapshotError {
+        match error {
+            SnapshotError::Unpack { kind: ErrorKind::ResourceExhausted, message } => {
+                let message = format!("below {}: {message}", self.inner.config.root.display());
+                SnapshotError::Unpack { kind: ErrorKind::ResourceExhausted, message }
+            }
+            other => other,
+        }
     }
 
     /// The lock of one layer. Entries of layers that nobody waits for any more are dropped.
