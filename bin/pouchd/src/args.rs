@@ -42,9 +42,12 @@ pub(crate) struct Args {
     /// What runs containers: the embedded backend or an existing containerd
     #[arg(long, value_enum)]
     pub(crate) backend: Option<Backend>,
-    /// Socket of containerd, for --backend remote
+    /// Socket of containerd, for --backend remote [default: /run/containerd/containerd.sock]
     #[arg(long, value_name = "SOCKET")]
     pub(crate) containerd: Option<PathBuf>,
+    /// Namespace of our objects in containerd [default: pouch]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) containerd_namespace: Option<String>,
     /// Socket of the Kubernetes CRI
     #[arg(long, value_name = "URL")]
     pub(crate) cri_host: Option<String>,

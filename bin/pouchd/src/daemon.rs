@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pouch_api_docker::Config as ApiConfig;
-use pouch_containerd::local::{Local, LocalConfig};
 use pouch_content::ContentStore;
 use pouch_engine::{Engine, EngineError, Rebuild, Seams};
 use pouch_image::{Images, Policy};
@@ -60,6 +59,11 @@ pub(crate) enum DaemonError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error(
+        "{count} containers in {runs} run under the other backend: stop them with \
+         --backend {theirs} before a start with --backend {ours}"
+    )]
+    OtherBackend { count: usize, theirs: &'static str, ours: &'static str, runs: PathBuf },
     #[error("cannot open the engine")]
     Engine(#[from] EngineError),
 }
@@ -186,12 +190,7 @@ async fn open_engine(settings: &Settings, policy: Policy) -> Result<Engine, Daem
         tracing::error!(moved = %moved.display(), "the database was damaged; rebuilding it");
     }
     let store = opened.store;
-    let local = LocalConfig {
-        state: config.exec_root.clone(),
-        shim: settings.shim.clone(),
-        namespace: "pouch".to_owned(),
-    };
-    let (backend, backend_events) = Local::open(local).await.map_err(seam("backend"))?;
+    let (backend, backend_events) = settings.backend.open(settings).await?;
     let snapshots = SnapshotConfig {
         root: config.data_root.join("overlay"),
         state: config.exec_root.join("overlay"),
@@ -215,7 +214,7 @@ async fn open_engine(settings: &Settings, policy: Policy) -> Result<Engine, Daem
     let volumes = Volumes::open(volumes, store.clone()).await.map_err(seam("volumes"))?;
     let seams = Seams {
         store,
-        backend: Arc::new(backend),
+        backend,
         backend_events,
         images,
         snapshots,
@@ -229,7 +228,7 @@ async fn open_engine(settings: &Settings, policy: Policy) -> Result<Engine, Daem
     Ok(Engine::open(config, seams).await?)
 }
 
-fn seam<E>(what: &'static str) -> impl FnOnce(E) -> DaemonError
+pub(crate) fn seam<E>(what: &'static str) -> impl FnOnce(E) -> DaemonError
 where
     E: std::error::Error + Send + Sync + 'static,
 {

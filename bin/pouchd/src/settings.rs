@@ -11,7 +11,8 @@ use pouch_registry::{RegistryConfig, RegistryError};
 use pouch_types::spec::{CgroupnsMode, LogDriver, LogSpec, Ulimit};
 
 use crate::args::Args;
-use crate::config::{Backend, ConfigError, FileConfig};
+use crate::backend::BackendSettings;
+use crate::config::{ConfigError, FileConfig};
 use crate::policy::PolicyFile;
 
 /// The runtime that is always there.
@@ -28,6 +29,7 @@ pub(crate) struct Settings {
     pub(crate) engine: EngineConfig,
     pub(crate) network: NetworkConfig,
     pub(crate) shim: PathBuf,
+    pub(crate) backend: BackendSettings,
     pub(crate) hosts: Vec<Host>,
     pub(crate) group: Option<String>,
     pub(crate) pidfile: PathBuf,
@@ -63,6 +65,7 @@ impl Settings {
     pub(crate) fn resolve(args: Args, file: FileConfig) -> Result<Self, ConfigError> {
         refuse_unsupported(&args, &file)?;
         let registry = registry(&args, &file)?;
+        let backend = BackendSettings::resolve(&args, &file)?;
         let data_root =
             args.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/pouch".into());
         let exec_root = args.exec_root.or(file.exec_root).unwrap_or_else(|| "/run/pouch".into());
@@ -174,6 +177,7 @@ impl Settings {
             engine,
             network,
             shim: sibling("containerd-shim-pouch-v2"),
+            backend,
             hosts,
             group: args.group.or(file.group),
             pidfile: args.pidfile.or(file.pidfile).unwrap_or_else(|| "/var/run/pouchd.pid".into()),
@@ -188,9 +192,6 @@ impl Settings {
 
 /// Known settings that nothing stands behind yet are refused, not swallowed.
 fn refuse_unsupported(args: &Args, file: &FileConfig) -> Result<(), ConfigError> {
-    if args.backend.or(file.backend) == Some(Backend::Remote) || args.containerd.is_some() {
-        return refuse("backend \"remote\" is not supported yet");
-    }
     if args.enable_cri || args.cri_host.is_some() || file.cri_host.is_some() {
         return refuse("the Kubernetes CRI (enable-cri, cri-host) is not supported yet");
     }

@@ -1,9 +1,8 @@
 //! Connections to containerd's socket.
 //!
-//! A fixed number of HTTP/2 connections, opened when they are first needed. A call goes to the one
-//! with the fewest calls under way and holds it no longer than until its answer, so nothing is
-//! used up by how long a container lives. A connection that broke is replaced by the call that
-//! finds it broken. The pool never waits for a server to come back: whoever can wait knows how
+//! A fixed number of HTTP/2 connections. A call goes to the one with the fewest calls under way and
+//! holds it no longer than until its answer, so nothing is used up by how long a container lives. A
+//! connection that broke is replaced by the call that finds it broken. The pool never waits for a server to come back: whoever can wait knows how
 //! long. Deadlines are their callers' too; the pool limits only the time to connect.
 
 use std::error::Error as _;
@@ -135,6 +134,17 @@ impl Pool {
         };
         let slots = (0..config.connections.get()).map(|_| Slot::default()).collect();
         Ok(Self { shared: Arc::new(Shared { socket: config.socket, namespace, slots }) })
+    }
+
+    /// Opens the connections that are not open, so that no call has to.
+    ///
+    /// # Errors
+    /// A status as calls give it when there is no server.
+    pub async fn connect(&self) -> Result<(), Status> {
+        for slot in &self.shared.slots {
+            self.shared.connection(slot).await?;
+        }
+        Ok(())
     }
 
     /// The containers service.

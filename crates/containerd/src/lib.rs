@@ -76,6 +76,9 @@ pub enum LogMode {
 /// Which OCI runtime executes the container, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeOptions {
+    /// A shim of somebody else's by the name that containerd knows it by
+    /// (`io.containerd.runc.v2`), which decides about all below; `None` is ours.
+    pub shim: Option<String>,
     /// Path of the OCI runtime; `None` is pouch-runtime beside the shim.
     pub binary: Option<PathBuf>,
     /// Further arguments before the command.
@@ -206,14 +209,29 @@ pub enum LoadedTask {
     Orphaned,
 }
 
+/// Whose shims a backend can start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shims {
+    /// Ours.
+    Own,
+    /// Also others, by name.
+    Any,
+}
+
 /// A backend.
 #[async_trait]
 pub trait Client: Debug + Send + Sync {
+    /// Whose shims it can start.
+    fn shims(&self) -> Shims;
+
     /// Makes a container for one run.
     async fn create(&self, request: CreateRequest) -> Result<Arc<dyn Container>>;
 
     /// Everything that the backend holds, after a restart of either side.
     async fn load_all(&self) -> Result<Vec<Loaded>>;
+
+    /// The daemon ends in order: what was put off is done. Containers go on.
+    async fn close(&self) {}
 }
 
 /// A container of a backend.

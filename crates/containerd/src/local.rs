@@ -18,7 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::{Client, Container, CreateRequest, Error, Event, Loaded, Result};
+use crate::{Client, Container, CreateRequest, Error, Event, Loaded, Result, Shims};
 
 pub(crate) use shim::Shim;
 
@@ -75,7 +75,17 @@ impl Local {
 
 #[async_trait]
 impl Client for Local {
+    fn shims(&self) -> Shims {
+        Shims::Own
+    }
+
     async fn create(&self, request: CreateRequest) -> Result<Arc<dyn Container>> {
+        if let Some(shim) = &request.runtime.shim {
+            return Err(Error::Refused {
+                kind: pouch_types::ErrorKind::Unsupported,
+                message: format!("the embedded backend does not start the shim {shim}"),
+            });
+        }
         let shim = Shim::spawn(Arc::clone(&self.shared), request).await?;
         Ok(Arc::new(shim) as Arc<dyn Container>)
     }

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
-use pouch_protocol::{MessageField, options};
+use pouch_protocol::MessageField;
+use pouch_protocol::options::{self, runc};
 use pouch_types::spec::LogDriver;
 
 use crate::{CgroupDriver, CreateRequest, Error, LogMode, LogTarget, Result, Stdin, Stdio};
+
+/// The shim of runc.
+const RUNC: &str = "io.containerd.runc.v2";
 
 /// The options of a task whose streams are served at `io_socket`.
 pub(crate) fn pack(
@@ -14,18 +18,46 @@ pub(crate) fn pack(
     io_socket: &Path,
 ) -> Result<pouch_protocol::Any> {
     let message = options::Options {
+        generation: request.generation,
+        stdin_once: stdio.stdin == Stdin::Once,
+        ..of_container(request, io_socket)
+    };
+    pack_own(&message)
+}
+
+/// As [`pack`], without what is of one run.
+pub(crate) fn of_container(request: &CreateRequest, io_socket: &Path) -> options::Options {
+    options::Options {
         runtime_binary: request.runtime.binary.as_deref().map(text).unwrap_or_default(),
         runtime_root: text(&request.runtime.root),
         systemd_cgroup: request.runtime.cgroup_driver == CgroupDriver::Systemd,
         log: MessageField::some(log_options(request.log.as_ref())),
         exit_file: text(&request.exit_file),
-        generation: request.generation,
         io_socket: text(io_socket),
-        stdin_once: stdio.stdin == Stdin::Once,
         runtime_args: request.runtime.args.clone(),
         ..Default::default()
+    }
+}
+
+/// Options of our shim, for the wire.
+pub(crate) fn pack_own(options: &options::Options) -> Result<pouch_protocol::Any> {
+    pouch_protocol::any(options::OPTIONS_TYPE, options).map_err(|e| Error::Codec(e.to_string()))
+}
+
+/// Options for a shim that is not ours, where we know any: runc's.
+pub(crate) fn pack_foreign(
+    request: &CreateRequest,
+    shim: &str,
+) -> Result<Option<pouch_protocol::Any>> {
+    if shim != RUNC {
+        return Ok(None);
+    }
+    let message = runc::Options {
+        systemd_cgroup: request.runtime.cgroup_driver == CgroupDriver::Systemd,
+        ..Default::default()
     };
-    pouch_protocol::any(options::OPTIONS_TYPE, &message).map_err(|e| Error::Codec(e.to_string()))
+    let packed = pouch_protocol::any(runc::OPTIONS_TYPE, &message);
+    packed.map(Some).map_err(|e| Error::Codec(e.to_string()))
 }
 
 fn log_options(log: Option<&LogTarget>) -> options::LogOptions {

@@ -1,19 +1,24 @@
 //! The remote backend: an existing containerd drives the shims, over its gRPC API.
 //!
 //! Calls are the fewest that the job allows: a start is `Containers.Create`, `Tasks.Create` and
-//! `Tasks.Start`; an end is `Tasks.Delete` and `Containers.Delete`. Nothing is asked that is known
+//! `Tasks.Start`; an end is `Tasks.Delete` and `Containers.Delete`, or, when a new run follows at
+//! once, `Containers.Update` in place of the two calls between. Nothing is asked that is known
 //! already, no call waits for a container, and exits come from one stream of events. Events are
 //! not repeated, so each (re)connection subscribes first, then lists, then reconciles.
 //!
 //! Containers of this daemon carry labels, of which [`labels::OWNER`] tells several daemons on one
 //! namespace apart. Streams, logs and exit files are our shim's, as with the embedded backend: it
-//! is told by the same options. Its `io.sock` lies in `<state>/r/<container id>/`.
+//! is told by the same options. Its `io.sock` lies in `<state>/r/<container id>/`. For the
+//! containers of a foreign shim the same is done by a [`keeper`], and the exit file written here.
 //!
 //! The only map by id is that of the runs that events are routed to.
 
 mod call;
 mod container;
 mod events;
+mod exit_file;
+mod keeper;
+mod linger;
 mod run;
 mod strays;
 mod task;
@@ -29,17 +34,16 @@ use pouch_containerd_grpc::tasks::{ListTasksRequest, Process};
 use pouch_containerd_grpc::{Pool, PoolConfig, containers};
 use tokio::sync::{mpsc, watch};
 
-use crate::{Client, Container, CreateRequest, Error, Event, Loaded, Result};
+use crate::{Client, Container, CreateRequest, Error, Event, Loaded, Result, Shims};
 use call::{Call, LISTS, QUICK};
 use container::RemoteContainer;
+use linger::Lingering;
 use run::Runs;
 use strays::Strays;
 
 /// Events that may wait for their consumer; the stream waits in turn.
 const EVENT_QUEUE: usize = 1024;
-/// Time that containerd has to come when the daemon starts: both may be starting.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Pause between attempts meanwhile.
+/// Pause between attempts to reach a containerd that is not there yet.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Labels of containers.
@@ -50,6 +54,12 @@ pub(crate) mod labels {
     pub(crate) const GENERATION: &str = "dev.pouch.generation";
     /// Where the run's end is recorded.
     pub(crate) const EXIT_FILE: &str = "dev.pouch.exit-file";
+    /// Who holds the streams: [`STDIO_SHIM`] or [`STDIO_KEEPER`].
+    pub(crate) const STDIO: &str = "dev.pouch.stdio";
+    /// Our shim.
+    pub(crate) const STDIO_SHIM: &str = "shim";
+    /// A process beside a foreign shim.
+    pub(crate) const STDIO_KEEPER: &str = "keeper";
 }
 
 /// Where containerd is, and where its shims find things of ours.
@@ -67,6 +77,8 @@ pub struct RemoteConfig {
     pub shim: PathBuf,
     /// Tells the containers of several daemons in one namespace apart, in 1000 bytes at most.
     pub owner: String,
+    /// Time that containerd has to come: it may be starting as the daemon does.
+    pub patience: Duration,
 }
 
 /// The remote backend.
@@ -82,6 +94,7 @@ pub(crate) struct Shared {
     pub(crate) pool: Pool,
     pub(crate) runs: Runs,
     pub(crate) strays: Strays,
+    pub(crate) lingering: Lingering,
     /// Set once the containers of before are in `runs`, where events find them.
     loaded: watch::Sender<bool>,
 }
@@ -100,7 +113,8 @@ impl Remote {
         })
         .map_err(|e| Error::Codec(e.to_string()))?;
         container::create_private_dir(&config.state.join(container::DIRECTORY))?;
-        let version = await_server(&pool).await?;
+        let patience = config.patience;
+        let version = await_server(&pool, patience).await?;
         tracing::info!(socket = %config.socket.display(), version, "connected to containerd");
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = Arc::new(Shared {
@@ -108,17 +122,18 @@ impl Remote {
             pool,
             runs: Runs::default(),
             strays: Strays::default(),
+            lingering: Lingering::default(),
             loaded: watch::Sender::new(false),
         });
         let (subscribed, mut first) = watch::channel(false);
         tokio::spawn(events::run(Arc::clone(&shared), events, subscribed));
-        let subscribed = tokio::time::timeout(PATIENCE, first.wait_for(|yes| *yes)).await;
+        let subscribed = tokio::time::timeout(patience, first.wait_for(|yes| *yes)).await;
         match subscribed {
             Ok(Ok(_)) => {}
             Ok(Err(_)) | Err(_) => {
                 return Err(Error::Unreachable {
                     stage: "subscribe to events",
-                    message: format!("no subscription within {} s", PATIENCE.as_secs()),
+                    message: format!("no subscription within {} s", patience.as_secs()),
                 });
             }
         }
@@ -133,8 +148,8 @@ impl Remote {
 }
 
 /// The server's version, as soon as there is a server.
-async fn await_server(pool: &Pool) -> Result<String> {
-    let end = tokio::time::Instant::now() + PATIENCE;
+async fn await_server(pool: &Pool, patience: Duration) -> Result<String> {
+    let end = tokio::time::Instant::now() + patience;
     let mut told = false;
     loop {
         let call = Call { stage: "version", container: "-", limit: QUICK };
@@ -183,6 +198,10 @@ impl Shared {
 
 #[async_trait]
 impl Client for Remote {
+    fn shims(&self) -> Shims {
+        Shims::Any
+    }
+
     async fn create(&self, request: CreateRequest) -> Result<Arc<dyn Container>> {
         let container = RemoteContainer::create(Arc::clone(&self.shared), request).await?;
         Ok(Arc::new(container))
@@ -214,5 +233,9 @@ impl Client for Remote {
         }
         self.shared.loaded.send_replace(true);
         Ok(loaded)
+    }
+
+    async fn close(&self) {
+        Lingering::finish(&self.shared).await;
     }
 }

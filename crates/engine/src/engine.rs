@@ -233,6 +233,9 @@ impl Engine {
         if tokio::time::timeout(CLOSE_PATIENCE, self.inner.tasks.wait()).await.is_err() {
             tracing::debug!(left = self.inner.tasks.len(), "closing with work under way");
         }
+        if tokio::time::timeout(CLOSE_PATIENCE, self.inner.backend.close()).await.is_err() {
+            tracing::debug!("the backend is left with work");
+        }
         // Bridge and rules stay only for containers that go on, so that a daemon which is not
         // started again leaves the host as it found it.
         match tokio::time::timeout(NETWORK_PATIENCE, self.inner.networks.close_unused()).await {

@@ -12,6 +12,9 @@ pub(crate) enum Action {
     Delete,
     /// Be the shim: serve the listener on standard input.
     Serve,
+    /// Hold the streams of a foreign shim's container; orders come by the listener on standard
+    /// input.
+    Stdio,
     /// Print the version.
     Version,
     /// Print a description, as protobuf.
@@ -51,6 +54,7 @@ pub(crate) fn parse(
                 "start" => Action::Start,
                 "delete" => Action::Delete,
                 "serve" => Action::Serve,
+                "stdio" => Action::Stdio,
                 other => return Err(UsageError(format!("unknown action {other:?}"))),
             });
             break;
@@ -85,7 +89,7 @@ pub(crate) fn parse(
         }
     }
     let action =
-        action.ok_or_else(|| UsageError("no action: start, delete or serve".to_owned()))?;
+        action.ok_or_else(|| UsageError("no action: start, delete, serve or stdio".to_owned()))?;
     if flags.namespace.is_empty() || flags.id.is_empty() && action != Action::Serve {
         return Err(UsageError("-namespace and -id are needed".to_owned()));
     }

@@ -91,6 +91,8 @@ pub(crate) enum Command {
     Started { key: Key },
     /// The process is gone.
     Exited { key: Key, drained: oneshot::Sender<()> },
+    /// Tell when its input has ended, which it may have.
+    AwaitInputEnd { key: Key, ended: oneshot::Sender<()> },
     /// End its input.
     CloseStdin { key: Key },
     /// Forget it, once its clients have what was read.

@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod exit;
 mod io;
+mod keeper;
 mod mounts;
 mod options;
 mod process;
@@ -72,6 +73,10 @@ fn run(action: Action, flags: &Flags) -> Result<(), TaskError> {
         Action::Serve => {
             trace::install(level);
             serve::serve(flags)
+        }
+        Action::Stdio => {
+            trace::install(level);
+            keeper::keep(flags)
         }
         Action::Version => {
             println!("{RUNTIME_NAME} {}", env!("CARGO_PKG_VERSION"));

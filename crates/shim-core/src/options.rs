@@ -118,7 +118,7 @@ fn absolute(what: &'static str, text: &str) -> Result<Option<PathBuf>, TaskError
     }
 }
 
-fn log(log: options::LogOptions) -> Result<Option<LogOptions>, TaskError> {
+pub(crate) fn log(log: options::LogOptions) -> Result<Option<LogOptions>, TaskError> {
     let driver = match log.driver.as_str() {
         "json-file" => Driver::JsonFile,
         "local" => Driver::Local,

@@ -55,7 +55,7 @@ pub(crate) fn serve(flags: &Flags) -> Result<(), TaskError> {
 }
 
 /// Moves the listener away from 0 and puts /dev/null in the place of 0 and 1.
-fn take_listener() -> io::Result<StdListener> {
+pub(crate) fn take_listener() -> io::Result<StdListener> {
     let stdin = io::stdin();
     let listener: OwnedFd = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;

@@ -199,13 +199,17 @@ impl Shim {
         self: &Arc<Self>,
         request: &CreateTaskRequest,
         bundle: PathBuf,
-        options: TaskOptions,
+        mut options: TaskOptions,
         config: &Config,
         runtime: Arc<dyn RuntimeHandler>,
     ) -> Result<Arc<Container>, TaskError> {
         let id: Arc<str> = request.id.as_str().into();
         let terminal = if request.terminal { Terminal::Yes } else { Terminal::No };
         let endpoints = Endpoints::parse(&request.stdin, &request.stdout, &request.stderr)?;
+        if let Some(held) = endpoints.held() {
+            options.generation = held.generation.unwrap_or(options.generation);
+            options.stdin_once |= held.stdin_once;
+        }
         let opened = endpoints.open(terminal)?;
         let key = self.key();
         let log = match &options.log {
@@ -654,7 +658,7 @@ impl Shim {
 }
 
 /// Ids become file names and arguments.
-fn check_id(what: &'static str, id: &str) -> Result<(), TaskError> {
+pub(crate) fn check_id(what: &'static str, id: &str) -> Result<(), TaskError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let good = (1..=128).contains(&id.len())
         && id.bytes().all(plain)
@@ -666,7 +670,7 @@ async fn unmount(root: PathBuf) -> Result<(), TaskError> {
     blocking::run("unmount", move || mounts::unmount_all(&root)).await?
 }
 
-fn open_log(options: &crate::options::LogOptions) -> Result<Log, TaskError> {
+pub(crate) fn open_log(options: &crate::options::LogOptions) -> Result<Log, TaskError> {
     let encoder = Encoder::new(options.driver, &options.attrs);
     let writer =
         Writer::open(&options.path, encoder, options.rotation()).map_err(TaskError::Log)?;
@@ -679,7 +683,7 @@ fn open_log(options: &crate::options::LogOptions) -> Result<Log, TaskError> {
 
 /// A listener at `path`, for root only. A longer path than an address holds is reached through
 /// its directory's descriptor.
-fn listen(path: &Path) -> Result<OwnedFd, TaskError> {
+pub(crate) fn listen(path: &Path) -> Result<OwnedFd, TaskError> {
     let failed = |source| TaskError::Io { action: "listen at", path: path.to_owned(), source };
     crate::bootstrap::bind_private(path).map_err(failed)
 }

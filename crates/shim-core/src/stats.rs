@@ -87,8 +87,12 @@ fn legacy(stats: &Stats) -> v1::Metrics {
             total_active_file: stat("total_active_file"),
             usage: Some(entry(memory.usage, memory.limit, memory.max_usage, memory.failures))
                 .into(),
-            swap: memory.swap_usage.map(|usage| entry(usage, memory.swap_limit, 0, 0)).into(),
-            kernel: memory.kernel_usage.map(|usage| entry(usage, None, 0, 0)).into(),
+            // Entries that the kernel does not count are there all the same: containerd up to 1.7
+            // crashes without them when its own metrics are read.
+            swap: Some(entry(memory.swap_usage.unwrap_or_default(), memory.swap_limit, 0, 0))
+                .into(),
+            kernel: Some(entry(memory.kernel_usage.unwrap_or_default(), None, 0, 0)).into(),
+            kernel_tcp: Some(entry(0, None, 0, 0)).into(),
             ..Default::default()
         })
         .into(),
@@ -209,6 +213,8 @@ mod tests {
         let v1: v1::Metrics = unpack(&metrics(&stats).unwrap(), v1::METRICS_TYPE).unwrap();
         assert_eq!(v1.cpu.usage.total, 5_000_000);
         assert_eq!(v1.memory.usage.limit, u64::MAX);
+        let memory = &v1.memory;
+        assert!(memory.swap.is_some() && memory.kernel.is_some() && memory.kernel_tcp.is_some());
         assert_eq!(v1.blkio.io_service_bytes_recursive.len(), 2);
         stats.unified = true;
         let v2: v2::Metrics = unpack(&metrics(&stats).unwrap(), v2::METRICS_TYPE).unwrap();

@@ -11,17 +11,53 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::error::TaskError;
 use crate::io::{OutputSide, StdinSide};
 
+/// Scheme of a stream that the shim holds.
+const HELD: &str = "pouch-io:";
+
 /// One end of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// Nothing: `/dev/null`.
     Null,
-    /// `pouch-io:`; the shim holds it for its log and attach clients.
-    Held,
+    /// `pouch-io:`, perhaps with a [`Held`]; the shim holds it for its log and attach clients.
+    Held(Held),
     /// A FIFO of the caller's, or a file that exists.
     Path(PathBuf),
     /// `file://PATH`, appended to and created.
     File(PathBuf),
+}
+
+/// What the URI of a held stream says of this run, as `key=value` pairs joined by commas.
+///
+/// containerd 2 takes no options but runc's with a task, and the container's own stay from run to
+/// run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Held {
+    /// `generation=N`: in place of that in the options.
+    pub(crate) generation: Option<u64>,
+    /// `stdin=once`: the first client's end of input is the end of the process's input.
+    pub(crate) stdin_once: bool,
+}
+
+impl FromStr for Held {
+    type Err = TaskError;
+
+    fn from_str(text: &str) -> Result<Self, TaskError> {
+        let mut held = Self::default();
+        for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("generation", number)) if number.parse::<u64>().is_ok() => {
+                    held.generation = number.parse().ok();
+                }
+                Some(("stdin", "once")) => held.stdin_once = true,
+                _ => {
+                    let detail = format!("{pair:?} says nothing of a held stream");
+                    return Err(TaskError::Invalid { what: "stdio", detail });
+                }
+            }
+        }
+        Ok(held)
+    }
 }
 
 impl FromStr for Endpoint {
@@ -31,7 +67,7 @@ impl FromStr for Endpoint {
         let invalid = |detail| Err(TaskError::Invalid { what: "stdio", detail });
         let path = match text {
             "" => return Ok(Self::Null),
-            "pouch-io:" => return Ok(Self::Held),
+            _ if text.starts_with(HELD) => return Ok(Self::Held(text[HELD.len()..].parse()?)),
             _ => text.strip_prefix("file://").unwrap_or(text),
         };
         if text.starts_with("binary://") {
@@ -90,7 +126,15 @@ impl Endpoints {
 
     /// Attach clients can reach a stream of this process.
     pub(crate) fn attachable(&self) -> bool {
-        [&self.stdin, &self.stdout, &self.stderr].contains(&&Endpoint::Held)
+        self.held().is_some()
+    }
+
+    /// What is said of this run by the first of the streams that are held.
+    pub(crate) fn held(&self) -> Option<Held> {
+        [&self.stdin, &self.stdout, &self.stderr].into_iter().find_map(|endpoint| match endpoint {
+            Endpoint::Held(held) => Some(*held),
+            Endpoint::Null | Endpoint::Path(_) | Endpoint::File(_) => None,
+        })
     }
 
     /// Opens FIFOs and files and makes the pipes. Nothing here can block.
@@ -151,7 +195,7 @@ fn nonblocking(fd: &OwnedFd) -> Result<(), TaskError> {
 /// A FIFO to read input from. Without a writer it has neither bytes nor an end.
 fn source(endpoint: &Endpoint) -> Result<Option<OwnedFd>, TaskError> {
     match endpoint {
-        Endpoint::Null | Endpoint::Held => Ok(None),
+        Endpoint::Null | Endpoint::Held(_) => Ok(None),
         Endpoint::Path(path) | Endpoint::File(path) => {
             open(path, OFlags::RDONLY | OFlags::NONBLOCK).map(Some)
         }
@@ -164,7 +208,7 @@ fn source(endpoint: &Endpoint) -> Result<Option<OwnedFd>, TaskError> {
 /// lives on when the reader goes away, held up like one whose reader is slow.
 fn sink(endpoint: &Endpoint) -> Result<Option<OwnedFd>, TaskError> {
     match endpoint {
-        Endpoint::Null | Endpoint::Held => Ok(None),
+        Endpoint::Null | Endpoint::Held(_) => Ok(None),
         Endpoint::File(path) => {
             let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
             open(path, flags).map(Some)
@@ -202,11 +246,21 @@ mod tests {
     fn uris() {
         let parse = |text: &str| text.parse::<Endpoint>();
         assert_eq!(parse("").unwrap(), Endpoint::Null);
-        assert_eq!(parse("pouch-io:").unwrap(), Endpoint::Held);
+        assert_eq!(parse("pouch-io:").unwrap(), Endpoint::Held(Held::default()));
+        let held = Held { generation: Some(7), stdin_once: true };
+        assert_eq!(parse("pouch-io:generation=7,stdin=once").unwrap(), Endpoint::Held(held));
         assert_eq!(parse("/run/f").unwrap(), Endpoint::Path("/run/f".into()));
         assert_eq!(parse("file:///l").unwrap(), Endpoint::File("/l".into()));
         assert!(matches!(parse("binary:///bin/x?a=b"), Err(TaskError::Unsupported(_))));
-        for bad in ["relative", "file://relative", "http://x/y", "file://", "pouch-io:x"] {
+        for bad in [
+            "relative",
+            "file://relative",
+            "http://x/y",
+            "file://",
+            "pouch-io:x",
+            "pouch-io:stdin=two",
+            "pouch-io:generation=-1",
+        ] {
             assert!(matches!(parse(bad), Err(TaskError::Invalid { .. })), "{bad}");
         }
     }

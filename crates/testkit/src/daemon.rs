@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::census::{self, Census, Places};
+use crate::containerd::Containerd;
 use crate::host::Host;
 use crate::http::{Answer, Connection};
 use crate::live::Live;
@@ -35,6 +36,7 @@ pub struct Daemon {
     tag: String,
     netns: Netns,
     flags: Vec<String>,
+    containerd: Option<Containerd>,
     child: Option<Child>,
     /// How often it was started.
     pub(crate) starts: u32,
@@ -49,7 +51,16 @@ impl Daemon {
         let dir = tempfile::Builder::new().prefix("pt").tempdir_in("/var/tmp").unwrap();
         std::fs::create_dir(dir.path().join("home")).unwrap();
         let netns = Netns::new(tag.clone());
-        let mut daemon = Self { dir, tag, netns, flags: host.flags, child: None, starts: 0 };
+        let mut flags = host.flags;
+        let containerd = (host.on_containerd || remote()).then(|| {
+            let binary = Containerd::binary().expect("a containerd to put the daemon on");
+            let place = format!("--net={}", netns.path().display());
+            let containerd = Containerd::start_by(&binary, &["nsenter", &place, "--"]);
+            flags.extend(["--backend", "remote", "--containerd"].map(str::to_owned));
+            flags.push(containerd.socket().display().to_string());
+            containerd
+        });
+        let mut daemon = Self { dir, tag, netns, flags, containerd, child: None, starts: 0 };
         daemon.spawn(&[]);
         if !host.bare {
             daemon.import("busybox", crate::busybox(), &["CMD [\"sh\"]"]);
@@ -134,6 +145,11 @@ impl Daemon {
     #[must_use]
     pub fn exec_root(&self) -> PathBuf {
         self.path("x")
+    }
+
+    /// The containerd below it, with the remote backend.
+    pub fn containerd(&mut self) -> Option<&mut Containerd> {
+        self.containerd.as_mut()
     }
 
     /// The API's socket.
@@ -490,6 +506,14 @@ impl Daemon {
         }
     }
 
+    /// Asserts that nothing of a daemon without containers is left in containerd.
+    #[track_caller]
+    pub(crate) fn assert_no_shims(&self) {
+        if let Some(containerd) = &self.containerd {
+            containerd.assert_empty("pouch");
+        }
+    }
+
     /// Prints what helps to understand a failure.
     pub(crate) fn dump(&mut self) {
         if self.is_running() {
@@ -527,6 +551,11 @@ impl Daemon {
             let _ = std::fs::remove_dir(root.join(&self.tag));
         }
     }
+}
+
+/// Whether tests are to run over a containerd: `POUCH_E2E_BACKEND=remote`.
+fn remote() -> bool {
+    std::env::var_os("POUCH_E2E_BACKEND").is_some_and(|backend| backend == "remote")
 }
 
 /// Sends a signal; the process may be gone.

@@ -11,6 +11,7 @@ pub struct Host {
     pub(crate) flags: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) bare: bool,
+    pub(crate) on_containerd: bool,
 }
 
 impl Host {
@@ -31,6 +32,14 @@ impl Host {
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Puts the daemon on a containerd of its own, which has to be there
+    /// ([`crate::Containerd::binary`]).
+    #[must_use]
+    pub fn on_containerd(mut self) -> Self {
+        self.on_containerd = true;
         self
     }
 
@@ -64,6 +73,7 @@ impl Host {
             daemon.assert_nothing_since(&before);
             daemon.stop();
             daemon.assert_gone();
+            daemon.assert_no_shims();
         }));
         if result.is_err() {
             daemon.dump();

@@ -14,6 +14,7 @@
 
 mod archive;
 mod census;
+mod containerd;
 mod daemon;
 mod fault;
 mod host;
@@ -28,6 +29,7 @@ mod wait;
 
 pub use archive::{Archive, busybox, docker_archive};
 pub use census::Census;
+pub use containerd::{Calls, Containerd};
 pub use daemon::Daemon;
 pub use fault::{Fault, FaultProxy, Seen, dead_port};
 pub use host::Host;

@@ -2,29 +2,35 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use pouch_containerd_grpc::containers::{
-    self, CreateContainerRequest, DeleteContainerRequest, container::Runtime,
+    self, CreateContainerRequest, DeleteContainerRequest, UpdateContainerRequest,
+    container::Runtime,
 };
 use pouch_containerd_grpc::tasks::{
     CreateTaskRequest, DeleteTaskRequest, KillRequest, Process as Listed, Status,
 };
 use pouch_containerd_grpc::{Any, any_bytes, to_jiff, types};
+use pouch_protocol::options::Options;
 use pouch_types::{Classified as _, ContainerId, ErrorKind, Signal};
 
 use super::call::{CREATE, Call, QUICK, RUNTIME};
+use super::exit_file::Recorder;
+use super::keeper::Keeper;
+use super::linger::{Lingering, Taken};
 use super::run::Run;
 use super::strays::Strays;
-use super::task::RemoteTask;
+use super::task::{self, RemoteTask, Streams};
 use super::{Shared, labels};
 use crate::{
     Container, CreateRequest, Error, ExitStatus, Loaded, LoadedTask, Result, Stdin, Stdio, Task,
-    Terminal, options, streams,
+    Terminal, options,
 };
 
 /// Name of the directory of runs in the state directory.
@@ -44,12 +50,23 @@ pub(crate) enum Known<'a> {
     Unknown,
 }
 
+/// What stays as it is as long as there is a container object.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct OfRuntime {
+    /// The name of a foreign shim, or the path of ours.
+    name: String,
+    /// For our shim.
+    options: Option<Options>,
+}
+
 /// A container.
 #[derive(Debug)]
 pub(crate) struct RemoteContainer {
     shared: Arc<Shared>,
     run: Arc<Run>,
     request: Option<CreateRequest>,
+    runtime: OfRuntime,
+    deleted: AtomicBool,
 }
 
 /// Makes a directory that only root can enter.
@@ -61,20 +78,32 @@ impl RemoteContainer {
     pub(crate) async fn create(shared: Arc<Shared>, request: CreateRequest) -> Result<Self> {
         let id = request.id.clone();
         shared.strays.reclaim(&id).await;
-        let dir = shared.config.state.join(DIRECTORY).join(id.as_str());
+        let dir = directory(&shared, &id);
+        clear(&id, &dir).await?;
         create_private_dir(&dir)?;
-        let run = Arc::new(Run::new(id, dir));
+        let recorder = request
+            .runtime
+            .shim
+            .is_some()
+            .then(|| Recorder { path: request.exit_file.clone(), generation: request.generation });
+        let run = Arc::new(Run::new(id, dir, recorder));
         // Before containerd knows it, so that nobody takes it for a stray.
         shared.runs.insert(Arc::clone(&run));
-        let container = Self { shared, run, request: Some(request) };
+        let runtime = match &request.runtime.shim {
+            Some(name) => OfRuntime { name: name.clone(), options: None },
+            None => OfRuntime {
+                name: shared.config.shim.to_string_lossy().into_owned(),
+                options: Some(options::of_container(&request, &run.io_socket())),
+            },
+        };
+        let deleted = AtomicBool::new(false);
+        let container = Self { shared, run, request: Some(request), runtime, deleted };
         match container.register().await {
             Ok(()) => Ok(container),
             Err(error) => {
-                container.forget();
+                container.shared.runs.remove(&container.run);
                 // It may be there all the same.
-                if matches!(error, Error::Unreachable { .. } | Error::Deadline { .. }) {
-                    Strays::add(&container.shared, container.run.id.clone());
-                }
+                Strays::add(&container.shared, container.run.id.clone());
                 Err(error)
             }
         }
@@ -86,6 +115,7 @@ impl RemoteContainer {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 tracing::warn!(container.id = %self.run.id, "replacing what an earlier run left");
                 remove_by_id(&self.shared, &self.run.id).await?;
+                create_private_dir(&self.run.dir)?;
                 self.register_once().await
             }
             other => other,
@@ -100,14 +130,33 @@ impl RemoteContainer {
             (labels::OWNER, config.owner.clone()),
             (labels::GENERATION, request.generation.to_string()),
             (labels::EXIT_FILE, text(&request.exit_file)),
+            (
+                labels::STDIO,
+                match self.run.foreign {
+                    None => labels::STDIO_SHIM.to_owned(),
+                    Some(_) => labels::STDIO_KEEPER.to_owned(),
+                },
+            ),
         ];
+        let options = self.runtime.options.as_ref().map(options::pack_own).transpose()?;
+        let runtime = Runtime { name: self.runtime.name.clone(), options: options.map(for_grpc) };
         let container = containers::Container {
             id: self.run.id.to_string(),
             labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
-            runtime: Some(Runtime { name: text(&config.shim), options: None }),
+            runtime: Some(runtime),
             spec: Some(any_bytes(SPEC_TYPE, request.spec.clone())),
             ..Default::default()
         };
+        if self.shared.lingering.take(&self.run.id, &self.runtime) == Taken::Object {
+            let call = self.call("update container", QUICK);
+            let message = UpdateContainerRequest { container: Some(container.clone()) };
+            let mut client = self.shared.pool.containers();
+            match call.answer(client.update(call.request(message))).await {
+                // Somebody else removed it.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                other => return other.map(drop),
+            }
+        }
         let call = self.call("create container", QUICK);
         let message = CreateContainerRequest { container: Some(container) };
         call.answer(self.shared.pool.containers().create(call.request(message))).await.map(drop)
@@ -123,31 +172,46 @@ impl RemoteContainer {
             tracing::warn!(container.id = found.id, "a container with our label and another id");
             return None;
         };
-        let dir = shared.config.state.join(DIRECTORY).join(id.as_str());
+        let dir = directory(shared, &id);
         let since = found.created_at.as_ref().and_then(to_jiff).unwrap_or(Timestamp::MIN);
         let pid = match known {
             Known::Present(task) => task.pid,
             Known::Absent | Known::Unknown => 0,
         };
-        let run = Arc::new(Run::loaded(id, dir, since, pid));
+        let run = Arc::new(Run::new(id, dir, recorder(found)).loaded(since, pid));
         shared.runs.insert(Arc::clone(&run));
-        let task = || Arc::new(RemoteTask::new(Arc::clone(shared), Arc::clone(&run), pid));
+        let adopt = || Arc::new(RemoteTask::new(Arc::clone(shared), Arc::clone(&run), pid));
         let state = match known {
             Known::Absent => LoadedTask::Orphaned,
-            Known::Unknown => LoadedTask::Silent(task()),
+            Known::Unknown => LoadedTask::Silent(adopt()),
             Known::Present(listed) => match listed.status() {
-                Status::Running => LoadedTask::Running(task()),
-                Status::Paused | Status::Pausing => LoadedTask::Paused(task()),
-                Status::Created => LoadedTask::Created(task()),
+                Status::Running => LoadedTask::Running(adopt()),
+                Status::Paused | Status::Pausing => LoadedTask::Paused(adopt()),
+                Status::Created => LoadedTask::Created(adopt()),
                 Status::Stopped => {
                     let status = exit_status(listed);
                     run.end(pid, status.at);
-                    LoadedTask::Stopped(task(), status)
+                    let status = run.record(status).await;
+                    LoadedTask::Stopped(adopt(), status)
                 }
-                Status::Unknown => LoadedTask::Silent(task()),
+                Status::Unknown => LoadedTask::Silent(adopt()),
             },
         };
-        let container = Arc::new(Self { shared: Arc::clone(shared), run, request: None });
+        if let (LoadedTask::Running(_) | LoadedTask::Paused(_), Known::Present(listed)) =
+            (&state, known)
+            && !listed.stdin.is_empty()
+            && !listed.terminal
+        {
+            task::pass_on_input_end(shared, &run, "");
+        }
+        let container = Arc::new(Self {
+            shared: Arc::clone(shared),
+            run,
+            request: None,
+            // Not known to be that of the next run.
+            runtime: OfRuntime::default(),
+            deleted: AtomicBool::new(false),
+        });
         Some(Loaded { container, task: state })
     }
 
@@ -155,24 +219,39 @@ impl RemoteContainer {
         Call { stage, container: self.run.id.as_str(), limit }
     }
 
-    /// Takes back what [`RemoteContainer::create`] did on this side.
-    fn forget(&self) {
-        self.shared.runs.remove(&self.run);
-        match std::fs::remove_dir_all(&self.run.dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                let path = self.run.dir.display();
-                tracing::warn!(%path, %error, "cannot remove the directory of a run");
-            }
-            _ => {}
-        }
-    }
-
-    async fn remove(&self) -> Result<()> {
+    /// All but the object itself.
+    async fn empty(&self) -> Result<()> {
         if self.run.is_tasked() {
             remove_task(&self.shared, &self.run.id, Some(&self.run)).await?;
         }
-        remove_container(&self.shared, &self.run.id).await
+        clear(&self.run.id, &self.run.dir).await
     }
+}
+
+/// Removes the directory of a run, and ends the keeper in it, which there is beside a foreign shim.
+async fn clear(id: &ContainerId, dir: &Path) -> Result<()> {
+    Keeper::of(id, dir).finish().await?;
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", dir)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Our directory of a run.
+fn directory(shared: &Shared, id: &ContainerId) -> PathBuf {
+    shared.config.state.join(DIRECTORY).join(id.as_str())
+}
+
+/// Where the end of a run below a foreign shim is to be recorded, from its labels.
+fn recorder(found: &containers::Container) -> Option<Recorder> {
+    let label = |name: &str| found.labels.get(name).map(String::as_str);
+    if label(labels::STDIO) != Some(labels::STDIO_KEEPER) {
+        return None;
+    }
+    let generation = label(labels::GENERATION)?.parse().ok()?;
+    Some(Recorder { path: label(labels::EXIT_FILE)?.into(), generation })
 }
 
 /// What containerd says of a process that has ended.
@@ -192,6 +271,7 @@ fn started_before() -> Error {
 /// Removes whatever containerd holds of `id`, by force.
 pub(crate) async fn remove_by_id(shared: &Shared, id: &ContainerId) -> Result<()> {
     remove_task(shared, id, None).await?;
+    clear(id, &directory(shared, id)).await?;
     remove_container(shared, id).await
 }
 
@@ -236,7 +316,7 @@ async fn remove_task(shared: &Shared, id: &ContainerId, run: Option<&Run>) -> Re
     }
 }
 
-async fn remove_container(shared: &Shared, id: &ContainerId) -> Result<()> {
+pub(crate) async fn remove_container(shared: &Shared, id: &ContainerId) -> Result<()> {
     let call = Call { stage: "delete container", container: id.as_str(), limit: QUICK };
     let message = DeleteContainerRequest { id: id.to_string() };
     gone_is_well(call.answer(shared.pool.containers().delete(call.request(message))).await)
@@ -263,33 +343,60 @@ impl Container for RemoteContainer {
             target: String::new(),
             options: mount.options.clone(),
         });
-        let options = options::pack(create, stdio, &self.run.io_socket())?;
-        let held = || streams::HELD.to_owned();
+        let rootfs = rootfs.collect();
+        self.run.set_tasked();
+        let streams = match &self.run.foreign {
+            None => Streams::held(stdio, Some(create.generation)),
+            Some(foreign) => {
+                let config = &self.shared.config;
+                foreign.keeper.spawn(&config.shim, &config.namespace, &self.run.dir)?;
+                Streams::piped(foreign.keeper.open("", stdio, create.log.as_ref()).await?)
+            }
+        };
+        // Ours are the container's: see `Streams::held`.
+        let options = match &create.runtime.shim {
+            None => None,
+            Some(shim) => options::pack_foreign(create, shim)?,
+        };
         let message = CreateTaskRequest {
             container_id: self.run.id.to_string(),
-            rootfs: rootfs.collect(),
-            stdin: if stdio.stdin == Stdin::Null { String::new() } else { held() },
-            stdout: held(),
-            stderr: if stdio.terminal == Terminal::Yes { String::new() } else { held() },
+            rootfs,
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
             terminal: stdio.terminal == Terminal::Yes,
-            options: Some(Any { type_url: options.type_url, value: options.value }),
+            options: options.map(for_grpc),
         };
-        self.run.set_tasked();
         let call = self.call("create task", CREATE);
         let answer = call.answer(self.shared.pool.tasks().create(call.request(message))).await;
         let pid = answer.map_err(unwrapped)?.pid;
         self.run.set_pid(pid);
+        if stdio.stdin != Stdin::Null && stdio.terminal == Terminal::No {
+            task::pass_on_input_end(&self.shared, &self.run, "");
+        }
         Ok(Arc::new(RemoteTask::new(Arc::clone(&self.shared), Arc::clone(&self.run), pid)))
     }
 
     async fn delete(&self) -> Result<()> {
-        let removed = self.remove().await;
-        self.forget();
-        if removed.is_err() {
-            Strays::add(&self.shared, self.run.id.clone());
+        if self.deleted.swap(true, Ordering::AcqRel) {
+            return Ok(());
         }
-        removed
+        let emptied = self.empty().await;
+        self.shared.runs.remove(&self.run);
+        let id = self.run.id.clone();
+        match emptied {
+            Ok(()) => Lingering::add(&self.shared, id, self.runtime.clone()),
+            Err(_) => {
+                self.deleted.store(false, Ordering::Release);
+                Strays::add(&self.shared, id);
+            }
+        }
+        emptied
     }
+}
+
+fn for_grpc(any: pouch_protocol::Any) -> Any {
+    Any { type_url: any.type_url, value: any.value }
 }
 
 /// containerd's words around what the shim said; the caller has the same.

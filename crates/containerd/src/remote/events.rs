@@ -6,6 +6,7 @@
 //! loop waits with growing pauses; calls meanwhile fail on their own account.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -50,6 +51,8 @@ pub(crate) async fn run(
 ) {
     let feed = Feed { shared, events };
     let mut pause = PAUSES.0;
+    // Said once per absence; what is tried in it is for who debugs.
+    let mut told = false;
     loop {
         let gone = feed.events.clone();
         // Cancel-safe: a connection may be dropped at any time.
@@ -58,10 +61,11 @@ pub(crate) async fn run(
             ended = feed.connection(&subscribed) => ended,
         };
         match ended {
-            Ok(()) => pause = PAUSES.0,
+            Ok(()) => (pause, told) = (PAUSES.0, false),
+            Err(error) if told => tracing::debug!(%error, "the events are still not heard"),
             Err(error) => {
-                let error = pouch_types::error::chain(&error);
-                tracing::warn!(error, "the events of containerd are not heard");
+                told = true;
+                tracing::warn!(%error, "the events of containerd are not heard");
             }
         }
         tokio::time::sleep(pause).await;
@@ -119,6 +123,7 @@ impl Feed {
         let stage = "subscribe to events";
         let mut client = self.shared.pool.events();
         let work = async {
+            self.shared.pool.connect().await.map_err(|status| Error::grpc(stage, &status))?;
             // No deadline for the server: it would end the stream.
             let subscribing = client.subscribe(Request::new(SubscribeRequest { filters }));
             let mut subscribing = std::pin::pin!(subscribing);
@@ -180,6 +185,9 @@ impl Feed {
             Ok(Heard::Exit(exit)) => self.exited(exit).await,
             Ok(Heard::Oom(oom)) => {
                 if let Some(run) = self.shared.runs.get(&oom.container_id) {
+                    if let Some(foreign) = &run.foreign {
+                        foreign.oom.store(true, Ordering::Relaxed);
+                    }
                     self.send(Event::Oom { container: run.id.clone() }).await;
                 }
             }
@@ -194,7 +202,7 @@ impl Feed {
         let status = ExitStatus {
             code: i32::try_from(exit.exit_status).unwrap_or(255),
             at: exit.exited_at.as_ref().and_then(to_jiff).unwrap_or_else(Timestamp::now),
-            // Whether memory ran out is in the exit file of the main process.
+            // Our shim says so in the exit file.
             oom_killed: false,
         };
         let exec = (exit.id != exit.container_id).then_some(exit.id);
@@ -207,6 +215,7 @@ impl Feed {
             Some(exec) => run.end_exec(exec),
         };
         if news == News::Yes {
+            let status = if exec.is_none() { run.record(status).await } else { status };
             self.send(Event::Exit { container: run.id.clone(), exec, pid, status }).await;
         }
     }
@@ -232,6 +241,7 @@ impl Feed {
         for container in containers {
             if self.shared.runs.get(&container.id).is_none()
                 && let Ok(id) = container.id.parse::<ContainerId>()
+                && !self.shared.lingering.contains(&id)
             {
                 Strays::add(&self.shared, id);
             }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use pouch_containerd_grpc::any_bytes;
 use pouch_containerd_grpc::tasks::{
-    DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest, PauseTaskRequest,
-    ResizePtyRequest, ResumeTaskRequest, StartRequest, UpdateTaskRequest,
+    CloseIoRequest, DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest,
+    PauseTaskRequest, ResizePtyRequest, ResumeTaskRequest, StartRequest, UpdateTaskRequest,
 };
 use pouch_types::Signal;
 use pouch_types::spec::Attach;
@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 
 use super::Shared;
 use super::call::{Call, QUICK, RUNTIME};
+use super::keeper::Pipes;
 use super::run::Run;
 use crate::{Process, Result, Stdin, Stdio, Task, Terminal, streams};
 
@@ -30,6 +31,57 @@ pub(crate) struct RemoteTask {
     run: Arc<Run>,
     exec: String,
     pid: AtomicU32,
+}
+
+/// Where a process's streams lead, as requests say it.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub(crate) stdin: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Streams {
+    /// Held by our shim, which is told here what is of this run alone: containerd 2 takes no
+    /// options of ours with a task, and those of a container cannot change. An exec has no
+    /// generation, and nothing is told with it.
+    pub(crate) fn held(stdio: Stdio, generation: Option<u64>) -> Self {
+        let settings = generation.map_or_else(String::new, |generation| {
+            let once = if stdio.stdin == Stdin::Once { ",stdin=once" } else { "" };
+            format!("generation={generation}{once}")
+        });
+        let held = || format!("{}{settings}", streams::HELD);
+        Self {
+            stdin: if stdio.stdin == Stdin::Null { String::new() } else { held() },
+            stdout: held(),
+            stderr: if stdio.terminal == Terminal::Yes { String::new() } else { held() },
+        }
+    }
+
+    /// Named pipes, which a keeper holds.
+    pub(crate) fn piped(pipes: Pipes) -> Self {
+        Self { stdin: pipes.stdin, stdout: pipes.stdout, stderr: pipes.stderr }
+    }
+}
+
+/// Tells a foreign shim of the end of a process's input, when it comes: such a shim holds the pipe
+/// open itself.
+pub(crate) fn pass_on_input_end(shared: &Arc<Shared>, run: &Arc<Run>, exec: &str) {
+    let Some(keeper) = run.foreign.as_ref().map(|foreign| foreign.keeper.clone()) else { return };
+    let (shared, run, exec) = (Arc::clone(shared), Arc::clone(run), exec.to_owned());
+    // Ends with the process at the latest, or with its keeper.
+    tokio::spawn(async move {
+        if keeper.input_end(&exec).await.is_err() || run.has_ended() {
+            return;
+        }
+        let call = Call { stage: "end the input", container: run.id.as_str(), limit: QUICK };
+        let container_id = run.id.to_string();
+        let message = CloseIoRequest { container_id, exec_id: exec, stdin: true };
+        let told = call.answer(shared.pool.tasks().close_io(call.request(message))).await;
+        if let Err(error) = told {
+            tracing::debug!(container.id = %run.id, %error, "the end of input was not told");
+        }
+    });
 }
 
 /// Awaits one call of the tasks service.
@@ -68,6 +120,9 @@ impl Process for RemoteTask {
 
     async fn start(&self) -> Result<u32> {
         let message = StartRequest { container_id: self.id(), exec_id: self.exec.clone() };
+        if let Some(foreign) = &self.run.foreign {
+            foreign.keeper.started(&self.exec).await?;
+        }
         if !self.exec.is_empty() {
             self.run.add_exec(&self.exec);
         }
@@ -100,7 +155,11 @@ impl Process for RemoteTask {
             return call!(self, delete, "delete", RUNTIME, message).map(drop);
         }
         let message = DeleteProcessRequest { container_id: self.id(), exec_id: self.exec.clone() };
-        call!(self, delete_process, "delete", RUNTIME, message).map(drop)
+        let deleted = call!(self, delete_process, "delete", RUNTIME, message).map(drop);
+        if let Some(foreign) = &self.run.foreign {
+            foreign.keeper.close(&self.exec).await?;
+        }
+        deleted
     }
 
     async fn attach(&self, streams: Attach) -> Result<UnixStream> {
@@ -123,18 +182,29 @@ impl Task for RemoteTask {
     }
 
     async fn exec(&self, id: &str, process: Vec<u8>, stdio: Stdio) -> Result<Arc<dyn Process>> {
-        let held = || streams::HELD.to_owned();
+        let streams = match &self.run.foreign {
+            None => Streams::held(stdio, None),
+            Some(foreign) => Streams::piped(foreign.keeper.open(id, stdio, None).await?),
+        };
         let terminal = stdio.terminal == Terminal::Yes;
         let message = ExecProcessRequest {
             container_id: self.id(),
-            stdin: if stdio.stdin == Stdin::Null { String::new() } else { held() },
-            stdout: held(),
-            stderr: if terminal { String::new() } else { held() },
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
             terminal,
             spec: Some(any_bytes(PROCESS_TYPE, process)),
             exec_id: id.to_owned(),
         };
-        call!(self, exec, "exec", QUICK, message)?;
+        let added = call!(self, exec, "exec", QUICK, message);
+        match (&self.run.foreign, &added) {
+            (Some(foreign), Err(_)) => foreign.keeper.close(id).await?,
+            (Some(_), Ok(())) if stdio.stdin != Stdin::Null && !terminal => {
+                pass_on_input_end(&self.shared, &self.run, id);
+            }
+            _ => {}
+        }
+        added?;
         Ok(Arc::new(Self {
             shared: Arc::clone(&self.shared),
             run: Arc::clone(&self.run),

@@ -239,6 +239,7 @@ fn apply_defaults(engine: &Inner, spec: &mut ContainerSpec) {
 async fn check(engine: &Inner, spec: &mut ContainerSpec) -> Result<Vec<String>, EngineError> {
     if let Some(runtime) = &spec.runtime
         && !engine.config.runtimes.contains_key(runtime)
+        && !super::start::is_foreign_shim(engine, runtime)
     {
         return Err(EngineError::invalid(format!("unknown or invalid runtime name: {runtime}")));
     }

@@ -303,16 +303,33 @@ fn create_request(
     })
 }
 
+/// Whether a runtime's name is that of a shim which the backend can start (`io.containerd.runc.v2`).
+pub(crate) fn is_foreign_shim(engine: &Inner, name: &str) -> bool {
+    engine.backend.shims() == backend::Shims::Any
+        && name.starts_with("io.containerd.")
+        && !engine.config.runtimes.contains_key(name)
+}
+
 pub(crate) fn runtime_options(
     engine: &Inner,
     spec: &ContainerSpec,
 ) -> Result<backend::RuntimeOptions, EngineError> {
     let name = spec.runtime.as_ref().unwrap_or(&engine.config.default_runtime);
+    if is_foreign_shim(engine, name) {
+        return Ok(backend::RuntimeOptions {
+            shim: Some(name.clone()),
+            binary: None,
+            args: Vec::new(),
+            root: engine.config.exec_root.join("runtime"),
+            cgroup_driver: engine.config.cgroup_driver,
+        });
+    }
     let runtime =
         engine.config.runtimes.get(name).ok_or_else(|| {
             EngineError::invalid(format!("unknown or invalid runtime name: {name}"))
         })?;
     Ok(backend::RuntimeOptions {
+        shim: None,
         binary: runtime.path.clone(),
         args: runtime.args.clone(),
         root: engine.config.exec_root.join("runtime").join(name),

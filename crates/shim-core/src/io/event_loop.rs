@@ -175,6 +175,9 @@ impl EventLoop {
             Command::Exited { key, drained } => {
                 self.with(key, |session| session.exit(drained, now));
             }
+            Command::AwaitInputEnd { key, ended } => {
+                self.with(key, |session| session.await_input_end(ended));
+            }
             Command::CloseStdin { key } => self.with(key, Session::end_input),
             Command::Remove { key } => self.with(key, |session| session.abandon(now)),
             Command::Finish { done } => {

@@ -49,6 +49,11 @@ impl Input {
         if self.queue.is_empty() { Room::Yes } else { Room::No }
     }
 
+    /// Nothing more reaches the process.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         match &self.state {
             State::Awaited => self.queue.push(bytes),

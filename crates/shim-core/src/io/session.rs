@@ -59,6 +59,7 @@ pub(crate) struct Session {
     clients: Vec<Client>,
     next_client: u32,
     waiters: Vec<oneshot::Sender<()>>,
+    input_waiters: Vec<oneshot::Sender<()>>,
     pub(crate) removed: bool,
 }
 
@@ -106,6 +107,7 @@ impl Session {
             clients: Vec::new(),
             next_client: FIRST_CLIENT,
             waiters: Vec::new(),
+            input_waiters: Vec::new(),
             removed: false,
         }
     }
@@ -161,6 +163,11 @@ impl Session {
         if let (Some(input), Framing::Docker) = (&mut self.input, self.framing) {
             input.end();
         }
+    }
+
+    /// `ended` is told when the input is closed behind what was in it.
+    pub(crate) fn await_input_end(&mut self, ended: oneshot::Sender<()>) {
+        self.input_waiters.push(ended);
     }
 
     /// The process is gone. `drained` is told when its output is where it belongs.
@@ -335,6 +342,11 @@ impl Session {
         if matches!(self.phase, Phase::Drained) {
             let framing = self.framing;
             self.clients.retain_mut(|client| !client.finish(framing, now));
+        }
+        if self.input.as_ref().is_none_or(Input::is_closed) {
+            for waiter in self.input_waiters.drain(..) {
+                let _ = waiter.send(());
+            }
         }
         self.arm(context.epoll);
     }

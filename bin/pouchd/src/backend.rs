@@ -1,0 +1,199 @@
+//! Which backend runs containers, and that the other one's are not lost by the choice.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pouch_containerd::local::{Local, LocalConfig};
+use pouch_containerd::remote::{Remote, RemoteConfig};
+use pouch_containerd::{Client, Event};
+use tokio::sync::mpsc;
+
+use crate::args::Args;
+use crate::config::{Backend, ConfigError, FileConfig};
+use crate::daemon::{DaemonError, seam};
+use crate::settings::Settings;
+
+/// Where containerd listens unless it is told otherwise.
+const SOCKET: &str = "/run/containerd/containerd.sock";
+/// Namespace of our objects in containerd.
+const NAMESPACE: &str = "pouch";
+/// The namespace of containerd's own CRI service.
+const KUBERNETES: &str = "k8s.io";
+/// Connections to containerd: a large message does not hold up all others.
+const CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+/// And at most.
+const MAX_CONNECTIONS: usize = 64;
+/// Time that containerd has to come when both start together.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The backend, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BackendSettings {
+    /// Embedded.
+    Local,
+    /// An existing containerd.
+    Remote { socket: PathBuf, namespace: String, connections: NonZeroUsize },
+}
+
+impl BackendSettings {
+    pub(crate) fn resolve(args: &Args, file: &FileConfig) -> Result<Self, ConfigError> {
+        let refuse = |message: String| Err(ConfigError::Value(message));
+        let socket = args.containerd.as_ref().or(file.containerd.as_ref());
+        let namespace = args.containerd_namespace.as_ref().or(file.containerd_namespace.as_ref());
+        let connections = file.containerd_connections;
+        let store = file.remote_image_store.as_deref();
+        if args.backend.or(file.backend) != Some(Backend::Remote) {
+            for (given, key) in [
+                (socket.is_some(), "containerd"),
+                (namespace.is_some(), "containerd-namespace"),
+                (connections.is_some(), "containerd-connections"),
+                (store.is_some(), "remote-image-store"),
+            ] {
+                if given {
+                    return refuse(format!("{key} needs backend \"remote\""));
+                }
+            }
+            return Ok(Self::Local);
+        }
+        let socket = socket.cloned().unwrap_or_else(|| SOCKET.into());
+        if !socket.is_absolute() {
+            return refuse(format!("containerd: {} is not an absolute path", socket.display()));
+        }
+        match store {
+            None | Some("local") => {}
+            Some(other) => {
+                return refuse(format!(
+                    "remote-image-store {other:?} is not supported, only \"local\""
+                ));
+            }
+        }
+        let connections = match connections {
+            None => CONNECTIONS,
+            Some(count) if count.get() <= MAX_CONNECTIONS => count,
+            Some(count) => {
+                return refuse(format!(
+                    "containerd-connections {count} is above {MAX_CONNECTIONS}"
+                ));
+            }
+        };
+        let namespace = namespace.cloned().unwrap_or_else(|| NAMESPACE.to_owned());
+        Ok(Self::Remote { socket, namespace, connections })
+    }
+
+    /// Opens the backend.
+    ///
+    /// # Errors
+    /// When it is not there, or when containers of the other one are left: they would be taken for
+    /// ended while they run.
+    pub(crate) async fn open(
+        &self,
+        settings: &Settings,
+    ) -> Result<(Arc<dyn Client>, mpsc::Receiver<Event>), DaemonError> {
+        let state = settings.engine.exec_root.clone();
+        match self {
+            Self::Local => {
+                refuse_others(&state.join("r"), "remote", "local")?;
+                let config = LocalConfig {
+                    state,
+                    shim: settings.shim.clone(),
+                    namespace: NAMESPACE.to_owned(),
+                };
+                let (backend, events) = Local::open(config).await.map_err(seam("backend"))?;
+                Ok((Arc::new(backend), events))
+            }
+            Self::Remote { socket, namespace, connections } => {
+                refuse_others(&state.join("t"), "local", "remote")?;
+                if namespace == KUBERNETES {
+                    tracing::warn!(
+                        "containerd's CRI service collects what it does not know in {KUBERNETES}: \
+                         another containerd-namespace is safer"
+                    );
+                }
+                let config = RemoteConfig {
+                    socket: socket.clone(),
+                    namespace: namespace.clone(),
+                    connections: *connections,
+                    state,
+                    shim: settings.shim.clone(),
+                    patience: PATIENCE,
+                    owner: settings.engine.data_root.to_string_lossy().into_owned(),
+                };
+                let (backend, events) = Remote::open(config).await.map_err(seam("backend"))?;
+                Ok((Arc::new(backend), events))
+            }
+        }
+    }
+}
+
+/// Refuses to start over containers that run under the other backend.
+fn refuse_others(runs: &Path, theirs: &'static str, ours: &'static str) -> Result<(), DaemonError> {
+    let Ok(entries) = std::fs::read_dir(runs) else { return Ok(()) };
+    let is_run = |entry: &std::fs::DirEntry| {
+        entry.file_name().to_str().is_some_and(|n| n.parse::<pouch_types::ContainerId>().is_ok())
+    };
+    match entries.flatten().filter(is_run).count() {
+        0 => Ok(()),
+        count => Err(DaemonError::OtherBackend { count, theirs, ours, runs: runs.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn resolve(args: &[&str], file: &str) -> Result<BackendSettings, String> {
+        let args = Args::parse_from(std::iter::once(&"pouchd").chain(args));
+        let file = serde_json::from_str(file).unwrap();
+        BackendSettings::resolve(&args, &file).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_embedded_one_unless_told() {
+        assert_eq!(resolve(&[], "{}").unwrap(), BackendSettings::Local);
+        let remote = resolve(&["--backend", "remote"], "{}").unwrap();
+        let BackendSettings::Remote { socket, namespace, connections } = remote else { panic!() };
+        assert_eq!(socket, Path::new("/run/containerd/containerd.sock"));
+        assert_eq!((namespace.as_str(), connections.get()), ("pouch", 2));
+        let file = r#"{"backend": "remote", "containerd": "/c", "containerd-namespace": "n",
+            "containerd-connections": 3, "remote-image-store": "local"}"#;
+        let BackendSettings::Remote { socket, .. } =
+            resolve(&["--containerd", "/d"], file).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(socket, Path::new("/d"), "flags win");
+    }
+
+    #[test]
+    fn settings_without_effect_are_refused_by_name() {
+        for (args, file, want) in [
+            (&["--containerd", "/c"][..], "{}", "containerd needs"),
+            (&[], r#"{"containerd-connections": 1}"#, "containerd-connections needs"),
+            (&["--backend", "remote", "--containerd", "c"], "{}", "not an absolute path"),
+            (
+                &["--backend", "remote"],
+                r#"{"remote-image-store": "containerd"}"#,
+                "remote-image-store",
+            ),
+            (&["--backend", "remote"], r#"{"containerd-connections": 65}"#, "above 64"),
+        ] {
+            let error = resolve(args, file).unwrap_err();
+            assert!(error.contains(want), "{file}: {error}");
+        }
+    }
+
+    #[test]
+    fn runs_of_the_other_backend_are_not_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        refuse_others(&dir.path().join("t"), "local", "remote").unwrap();
+        std::fs::create_dir_all(dir.path().join("t/other")).unwrap();
+        refuse_others(&dir.path().join("t"), "local", "remote").unwrap();
+        std::fs::create_dir(dir.path().join("t").join("a".repeat(64))).unwrap();
+        let error = refuse_others(&dir.path().join("t"), "local", "remote").unwrap_err();
+        assert!(error.to_string().contains("--backend local"), "{error}");
+    }
+}

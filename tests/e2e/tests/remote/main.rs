@@ -1,0 +1,156 @@
+//! The daemon over an existing containerd: what it costs, what it outlives, whose shims it takes.
+//! `POUCH_CONTAINERD` names another containerd than that in PATH.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+use std::time::Duration;
+
+use pouch_testkit::{Containerd, Daemon, Host, eventually, have};
+
+/// Ends on SIGTERM, which a first process without a handler does not.
+const OBEDIENT: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+
+fn remote(test: impl FnOnce(&mut Daemon)) {
+    if Containerd::binary().is_some() {
+        Host::new().on_containerd().run(test);
+    }
+}
+
+/// Asserts how many calls containerd gets by `work` and shortly after.
+#[track_caller]
+fn costs(d: &mut Daemon, calls: u64, what: &str, work: impl FnOnce(&Daemon)) {
+    let before = d.containerd().unwrap().calls();
+    work(d);
+    // Exits are handled and objects removed behind the answer.
+    std::thread::sleep(Duration::from_millis(1000));
+    let since = d.containerd().unwrap().calls_since(&before);
+    assert_eq!(since.values().sum::<u64>(), calls, "{what}: {since:?}");
+}
+
+#[track_caller]
+fn docker(d: &mut Daemon, calls: u64, words: &[&str]) {
+    costs(d, calls, &words.join(" "), |d| {
+        d.docker(words).check();
+    });
+}
+
+#[test]
+fn nothing_costs_more_calls_than_it_must() {
+    remote(|d| {
+        // What the warm-up put off.
+        std::thread::sleep(Duration::from_millis(1000));
+        docker(d, 0, &["create", "--name", "one", "busybox", "sleep", "1000"]);
+        docker(d, 3, &["start", "one"]);
+        docker(d, 3, &["exec", "one", "true"]);
+        docker(d, 3, &["exec", "-d", "one", "true"]);
+        docker(d, 1, &["pause", "one"]);
+        docker(d, 1, &["unpause", "one"]);
+        docker(d, 0, &["top", "one"]);
+        docker(d, 0, &["stats", "--no-stream", "one"]);
+        docker(d, 0, &["update", "--memory", "64m", "--memory-swap", "64m", "one"]);
+        docker(d, 1, &["kill", "-s", "HUP", "one"]);
+        docker(d, 3, &["kill", "one"]);
+        docker(d, 0, &["rm", "one"]);
+        docker(d, 5, &["run", "--rm", "busybox", "true"]);
+        docker(d, 3, &["run", "-d", "--name", "two", "busybox", "sh", "-c", OBEDIENT]);
+        docker(d, 5, &["restart", "two"]);
+        docker(d, 3, &["stop", "two"]);
+        docker(d, 3, &["start", "two"]);
+        docker(d, 3, &["rm", "-f", "two"]);
+        docker(d, 3, &["run", "-d", "--name", "three", "busybox", "sleep", "1000"]);
+        docker(d, 4, &["stop", "-t", "1", "three"]);
+        docker(d, 0, &["rm", "three"]);
+        for number in 0..10 {
+            d.docker(&["run", "-d", "--name", &format!("n{number}"), "busybox", "sleep", "1000"])
+                .check();
+        }
+        for words in [&["ps"][..], &["inspect", "n0"], &["images"], &["version"], &["info"]] {
+            docker(d, 0, words);
+        }
+        // Version, subscription, its mark, two lists; whatever runs.
+        let before = d.containerd().unwrap().calls();
+        d.restart();
+        let since = d.containerd().unwrap().calls_since(&before);
+        assert_eq!(since.values().sum::<u64>(), 5, "{since:?}");
+        costs(d, 0, "ten seconds of nothing", |_| std::thread::sleep(Duration::from_secs(10)));
+        assert_eq!(d.state("n0"), "running");
+    });
+}
+
+#[test]
+fn containers_outlive_containerd_and_what_ends_meanwhile_is_noticed() {
+    remote(|d| {
+        d.docker(&["run", "-d", "--name", "stays", "busybox", "sleep", "1000"]).check();
+        d.docker(&["run", "-d", "--name", "ends", "busybox", "sh", "-c", "sleep 3; exit 7"])
+            .check();
+        let policy = ["run", "-d", "--name", "again", "--restart", "always", "busybox"];
+        d.docker(&[&policy[..], &["sh", "-c", "sleep 3"]].concat()).check();
+        let pid = d.container_pid("stays");
+        d.containerd().unwrap().kill9();
+        d.docker(&["exec", "stays", "true"]).says("containerd unavailable");
+        d.docker(&["run", "--rm", "busybox", "true"]).says("containerd unavailable");
+        assert_eq!(d.state("stays"), "running");
+        std::thread::sleep(Duration::from_millis(3500));
+        d.containerd().unwrap().start_again();
+        eventually("the end is noticed", || d.state("ends") == "exited");
+        assert_eq!(d.inspect("ends")["State"]["ExitCode"], 7);
+        eventually("the policy acts", || d.inspect("again")["RestartCount"].as_u64() >= Some(1));
+        d.docker(&["exec", "stays", "true"]).check();
+        assert_eq!(d.container_pid("stays"), pid);
+        d.docker(&["run", "--rm", "busybox", "true"]).check();
+    });
+}
+
+#[test]
+fn both_daemons_may_be_restarted_in_either_order() {
+    remote(|d| {
+        d.docker(&["run", "-d", "--name", "stays", "busybox", "sleep", "1000"]).check();
+        let pid = d.container_pid("stays");
+        d.kill9();
+        d.containerd().unwrap().kill9();
+        d.containerd().unwrap().start_again();
+        d.start_again();
+        assert_eq!(d.container_pid("stays"), pid);
+        d.docker(&["exec", "stays", "true"]).check();
+        d.containerd().unwrap().kill9();
+        d.kill9();
+        d.containerd().unwrap().start_again();
+        d.start_again();
+        assert_eq!(d.container_pid("stays"), pid);
+        assert_eq!(d.docker(&["exec", "stays", "echo", "well"]).ok(), "well");
+        let shim = d.shim_pid("stays");
+        let shim = rustix::process::Pid::from_raw(i32::try_from(shim).unwrap()).unwrap();
+        rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+        eventually("the shim's death ends the container", || d.state("stays") == "exited");
+        assert_eq!(d.inspect("stays")["State"]["ExitCode"], 137);
+    });
+}
+
+#[test]
+fn a_foreign_shim_runs_containers_as_ours_does() {
+    if !have("runc") {
+        return;
+    }
+    remote(|d| {
+        let runc = ["--runtime", "io.containerd.runc.v2"];
+        let run = |words: &[&'static str]| [&["run"][..], &runc, words].concat();
+        let outcome = d.docker(&run(&["--rm", "busybox", "sh", "-c", "echo out; exit 3"]));
+        outcome.exits(3);
+        assert_eq!(outcome.stdout, "out\n");
+        let echoed = d.docker_with(&run(&["--rm", "-i", "busybox", "cat"]), b"in and out");
+        assert_eq!(echoed.ok(), "in and out");
+        let script =
+            "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); sleep 0.1; done; exit 9";
+        d.docker(&run(&["-d", "--name", "one", "busybox", "sh", "-c", script])).check();
+        assert_eq!(d.docker(&["exec", "one", "echo", "well"]).ok(), "well");
+        // A dead daemon blocks nothing and loses no line.
+        d.kill9();
+        std::thread::sleep(Duration::from_secs(4));
+        d.start_again();
+        eventually("the end is noticed", || d.state("one") == "exited");
+        assert_eq!(d.inspect("one")["State"]["ExitCode"], 9);
+        assert_eq!(d.docker(&["logs", "one"]).ok().lines().count(), 30);
+        d.docker(&run(&["--rm", "busybox", "nowhere"])).exits(127);
+        d.docker(&["create", "--runtime", "nothing", "busybox"]).fails_with("unknown or invalid");
+    });
+}
