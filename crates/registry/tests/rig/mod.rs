@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use pouch_registry::document::{OCI_CONFIG, OCI_MANIFEST};
 use pouch_registry::{
-    AuthFields, Credentials, Descriptor, Had, PushTo, Recourse, Registry, RegistryConfig, RegistryError,
-    Repository,
+    AuthFields, Credentials, Descriptor, Had, PushTo, Recourse, Registry, RegistryConfig,
+    RegistryError, Repository,
 };
 use pouch_testkit::{FaultProxy, LocalRegistry, RegistryOptions};
 use pouch_types::{Digest, ImageRef};
