@@ -81,7 +81,7 @@ impl<R: BufRead> TarReader<R> {
             }
             self.begin(size);
             let data = self.extension(size)?;
-            // Defaults for the whole archive: neither Docker nor containerd applies them.
+            // A global header is of no entry; neither Docker nor containerd applies what it says.
             expects_entry |= kind != b'g';
             match kind {
                 // Told with the entry, whose name may be in the header behind this one.
