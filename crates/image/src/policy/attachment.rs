@@ -4,8 +4,12 @@
 //! This is what skopeo, podman and `cosign sign` write (cosign from version 3 on only with
 //! `--new-bundle-format=false`; what it writes without is not looked for).
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use pouch_registry::{Descriptor, RegistryError, Repository};
 use pouch_types::Digest;
 use serde::Deserialize;
@@ -64,14 +68,24 @@ pub(super) async fn signatures(
     // Attestations and the like may be kept beside them.
     let layers = attachment.layers.into_iter().filter(|l| l.descriptor.media_type == MEDIA_TYPE);
     let mut found = Vec::new();
+    // Several signers may have signed the very same words.
+    let mut payloads: HashMap<Digest, Bytes> = HashMap::new();
     for layer in layers.take(SIGNATURES) {
-        found.push(match proof(&layer) {
-            Ok(proof) => {
-                let payload = repository.small_blob(&layer.descriptor, PAYLOAD_BYTES).await?;
-                Ok(Signature { payload, proof })
+        let proof = match proof(&layer) {
+            Ok(proof) => proof,
+            Err(error) => {
+                found.push(Err(error));
+                continue;
             }
-            Err(error) => Err(error),
-        });
+        };
+        let payload = match payloads.entry(layer.descriptor.digest) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(place) => {
+                let payload = repository.small_blob(&layer.descriptor, PAYLOAD_BYTES).await?;
+                place.insert(payload).clone()
+            }
+        };
+        found.push(Ok(Signature { payload, proof }));
     }
     Ok(found)
 }
