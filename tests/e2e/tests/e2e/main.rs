@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
+mod archives;
 mod attach;
 mod bad_images;
 mod bad_input;
