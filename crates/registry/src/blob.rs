@@ -166,6 +166,7 @@ impl Reader {
             };
             let error = match outcome {
                 Ok(Some(mut bytes)) => {
+                    self.session.heard(turn, &want);
                     let skipped = open.skip.min(bytes.len() as u64);
                     open.skip -= skipped;
                     bytes.advance(usize::try_from(skipped).unwrap_or(bytes.len()));

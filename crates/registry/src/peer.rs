@@ -6,6 +6,9 @@
 //! silent one is asked something that it refuses by itself, without the registry or other peers:
 //! while it does, it is waited for like the registry.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use reqwest::header::{HeaderName, HeaderValue};
 use tokio::time::{sleep, timeout};
 
@@ -18,10 +21,20 @@ use crate::transport::Request;
 /// Of Dragonfly's proxy: bytes of a piece. One is less than it takes: the answer is 400 at once.
 const PIECE_LENGTH: HeaderName = HeaderName::from_static("x-dragonfly-piece-length");
 
+/// Between an answer and the next question.
+const KNOCK_AGAIN: Duration = Duration::from_secs(1);
+
 impl Session {
     /// Whether this is about a blob by Dragonfly, whose bytes come when they come.
     pub(crate) fn is_slow_starter(&self, turn: Turn, want: &Want) -> bool {
         self.source(turn.source).kind == Kind::Dragonfly && matches!(want, Want::Blob(_))
+    }
+
+    /// Remembers that bytes came, if they did from a Dragonfly peer.
+    pub(crate) fn heard(&self, turn: Turn, want: &Want) {
+        if self.is_slow_starter(turn, want) {
+            self.inner().bench.hear();
+        }
     }
 
     /// Waits until a Dragonfly peer does not live any more; it is asked from time to time. Never
@@ -31,18 +44,27 @@ impl Session {
         if !self.is_slow_starter(turn, want) {
             return std::future::pending().await;
         }
-        // Half to notice the silence, half to answer: what a mirror that hangs may cost.
+        // Together what a mirror that hangs may cost, and most of it for the answer: where a peer is
+        // left for being busy, its share of the registry's line is taken from everybody.
         let patience = self.transport().strict().window;
+        let silence = patience / 6;
         loop {
-            sleep(patience / 2).await;
-            match timeout(patience / 2, self.knock(turn, want)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return error,
-                Err(_) => {
-                    let host = self.source(turn.source).key();
-                    return RegistryError::Idle { host, after: patience };
+            sleep(silence).await;
+            let mut knock = pin!(self.knock(turn, want));
+            let mut left = patience - silence;
+            while !left.is_zero() {
+                match timeout(left, knock.as_mut()).await {
+                    Ok(Ok(())) => break,
+                    Ok(Err(error)) => return error,
+                    // It may be too busy with another stream's bytes.
+                    Err(_) => left = patience.saturating_sub(self.inner().bench.silence()),
                 }
             }
+            if left.is_zero() {
+                let host = self.source(turn.source).key();
+                return RegistryError::Idle { host, after: patience };
+            }
+            sleep(KNOCK_AGAIN).await;
         }
     }
 

@@ -246,6 +246,8 @@ pub(crate) struct Bench {
     penalties: Mutex<HashMap<String, Penalty>>,
     /// Changes with each new penalty.
     news: watch::Sender<u64>,
+    /// When the Dragonfly peer last gave somebody bytes of a blob.
+    heard: Mutex<Option<Instant>>,
 }
 
 /// What a source did.
@@ -284,6 +286,17 @@ impl Bench {
         benched.insert(source.key(), Penalty { until: now + length, length });
         drop(benched);
         self.news.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// The Dragonfly peer gave bytes of a blob.
+    pub(crate) fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// How long it has given nobody anything.
+    pub(crate) fn silence(&self) -> Duration {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map_or(Duration::MAX, |heard| heard.elapsed())
     }
 
     /// Waits until a source is on the bench: who waits for it in haste need not find out again.
