@@ -115,8 +115,7 @@ async fn show(
     details: &Details,
 ) -> Outcome {
     let template = match format {
-        None | Some("") => None,
-        Some("json") => Some(Template::parse("{{json .}}")?),
+        None | Some("" | "json") => None,
         Some(text) => Some(Template::parse(text)?),
     };
     let mut found = Vec::new();
@@ -133,7 +132,11 @@ async fn show(
                 .iter()
                 .map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned())
                 .collect();
-            output::print(&json_text::indent_array(&texts))?;
+            if format == Some("json") {
+                output::line(&format!("[{}]", texts.join(",")))?;
+            } else {
+                output::print(&json_text::indent_array(&texts))?;
+            }
         }
         Some(template) => {
             for bytes in &found {

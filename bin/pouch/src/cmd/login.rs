@@ -93,7 +93,7 @@ async fn complete(
     let password = password.filter(|password| !password.is_empty());
     if (username.is_none() || password.is_none()) && !terminal::stdin_is_terminal() {
         return Err(Failure::new(
-            "cannot perform an interactive login from a non-TTY device: give --username and \
+            "Error: Cannot perform an interactive login from a non TTY device: give --username and \
              --password-stdin",
         ));
     }

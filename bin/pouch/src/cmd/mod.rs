@@ -23,7 +23,7 @@ pub(crate) mod volume;
 use futures::StreamExt as _;
 use pouch_client::{ClientError, Filters};
 
-use crate::failure::{Failure, describe};
+use crate::failure::{self, Failure, describe};
 use crate::output;
 
 /// Objects that are worked on at once.
@@ -55,7 +55,11 @@ pub(crate) fn filters(flags: &[String]) -> Result<Filters, Failure> {
     let mut filters = Filters::default();
     for text in flags {
         let (key, value) = text.split_once('=').ok_or_else(|| {
-            Failure::new(format!("invalid argument {text:?} for --filter: want KEY=VALUE"))
+            Failure::new(format!(
+                "invalid argument {text:?} for \"--filter\" flag: bad format of filter (expected \
+                 name=value)"
+            ))
+            .with_code(failure::ENGINE)
         })?;
         filters.add(key.trim().to_lowercase(), value.trim());
     }

@@ -14,7 +14,6 @@ use crate::{credentials, output, units};
 static LAYOUT: Layout = Layout {
     titles: &[
         ("Description", "DESCRIPTION"),
-        ("IsAutomated", "AUTOMATED"),
         ("IsOfficial", "OFFICIAL"),
         ("Name", "NAME"),
         ("StarCount", "STARS"),
@@ -46,7 +45,6 @@ fn row(result: &SearchResult, words: [&str; 2], no_trunc: bool) -> Row {
     let description = if no_trunc { description } else { units::ellipsis(&description, 45) };
     let columns = vec![
         ("Description", Value::str(description)),
-        ("IsAutomated", Value::str(words[usize::from(result.is_automated)])),
         ("IsOfficial", Value::str(words[usize::from(result.is_official)])),
         ("Name", Value::str(result.name.as_str())),
         ("StarCount", Value::str(result.star_count.to_string())),

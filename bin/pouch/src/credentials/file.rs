@@ -58,7 +58,7 @@ fn read(path: &Path) -> Result<Map<String, Value>, Failure> {
 /// of the two. Where the name is a symbolic link, what it points to is replaced.
 fn replace(path: &Path, root: &Value) -> Result<(), Failure> {
     let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = target.parent().unwrap_or(Path::new("."));
+    let directory = target.parent().unwrap_or_else(|| Path::new("."));
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(DIRECTORY_MODE)

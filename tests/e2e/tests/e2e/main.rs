@@ -7,6 +7,8 @@ mod attach;
 mod bad_images;
 mod bad_input;
 mod cli;
+mod cli_images;
+mod cli_login;
 mod copy;
 mod crash;
 mod disk_full;
