@@ -27,10 +27,13 @@ use serde_json::{Value, json};
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
+/// Media type and bytes by path.
+type Things = BTreeMap<String, (String, Vec<u8>)>;
+
 /// What a registry has below `/v2/app/`, and the status of what it has not.
 #[derive(Clone)]
 struct Shop {
-    things: Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>>,
+    things: Arc<Mutex<Things>>,
     missing: Arc<Mutex<u16>>,
 }
 
