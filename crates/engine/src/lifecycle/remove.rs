@@ -27,15 +27,16 @@ pub(crate) async fn remove_all(
         .map_err(|e| EngineError::wrap("forget the container", e))?;
     failpoint::hit("remove:committed");
     engine.execs.forget(&record.id);
-    if released == pouch_image::Released::Gone {
-        engine.images.forget(&record.image).await;
-    }
     // From here on nothing can bring the container back: report what fails and go on.
     if let Err(error) = engine.snapshots.remove(&record.id).await {
         let error = pouch_types::error::chain(&error);
         tracing::error!(container.id = %record.id, error, "cannot remove the root file system");
     }
     failpoint::hit("remove:snapshot-removed");
+    // Only now do its layers carry nothing any more.
+    if released == pouch_image::Released::Gone {
+        engine.images.forget(&record.image).await;
+    }
     if volumes == Volumes::Remove {
         for name in record.mounts.iter().filter_map(anonymous) {
             if let Err(error) = engine.volumes.remove(name).await {

@@ -242,6 +242,20 @@ fn what_nobody_came_back_for_goes_after_a_day() {
     });
 }
 
+#[test]
+fn the_last_container_of_a_removed_image_takes_its_layers_along() {
+    daemon(|d| {
+        let before = files(d);
+        let mut layer = Archive::busybox();
+        layer.file("made", 0o644, b"so");
+        d.import("app:1", &layer.finish(), &["CMD [\"true\"]"]);
+        d.docker(&["create", "--name", "box", "app:1"]).check();
+        d.docker(&["rmi", "-f", "app:1"]).check();
+        d.docker(&["rm", "box"]).check();
+        nothing_left(d, &before, "a removed image");
+    });
+}
+
 fn digest(bytes: &[u8]) -> String {
     pouch_testkit::describe("", bytes)["digest"].as_str().unwrap().to_owned()
 }
