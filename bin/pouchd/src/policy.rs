@@ -85,7 +85,7 @@ mod tests {
         assert!(file.read().is_err(), "one that was asked for has to be there");
         std::fs::write(&path, r#"{"default": [{"type": "reject"}]}"#).unwrap();
         assert_eq!(file.read().unwrap().path(), Some(path.as_path()));
-        std::fs::write(&path, r#"{"default": [{"type": "signedBy"}]}"#).unwrap();
+        std::fs::write(&path, r#"{"default": [{"type": "signedByAll"}]}"#).unwrap();
         assert!(file.read().is_err());
     }
 }

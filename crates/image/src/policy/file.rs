@@ -1,6 +1,6 @@
 //! The policy file (containers-policy.json(5)), read so strictly that nothing in it can be
-//! misunderstood: a key that is not known, that stands twice, or that asks for a check which is
-//! not made here, refuses the whole file with its place.
+//! misunderstood: a key that is not known or that stands twice refuses the whole file with its
+//! place.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,7 +48,7 @@ pub enum PolicyError {
         /// What the parser says.
         message: String,
     },
-    /// A value that makes no sense, or a check that is not made here.
+    /// A value that makes no sense.
     #[error("image policy {path}: {place}: {why}")]
     Value {
         /// The file.
@@ -90,7 +90,7 @@ struct RawRequirement {
     key_data: Option<String>,
     key_datas: Option<Vec<String>>,
     signed_identity: Option<RawIdentity>,
-    /// Refused, each by its name.
+    /// Of checks that are not made here, or refused by name.
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
@@ -224,9 +224,8 @@ fn rule(place: &Place<'_>, raw: Vec<RawRequirement>) -> Result<Arc<Rule>, Policy
     Ok(Arc::new(Rule { policy: place.path.to_owned(), place: place.place.clone(), requirements }))
 }
 
-/// Keys of a requirement that are known and not supported.
-const UNSUPPORTED: [&str; 7] = [
-    "keyType",
+/// Keys of sigstore's checks that are not made here.
+const UNSUPPORTED: [&str; 6] = [
     "fulcio",
     "pki",
     "rekorPublicKeyPath",
@@ -238,21 +237,18 @@ const UNSUPPORTED: [&str; 7] = [
 fn requirement(place: &Place<'_>, raw: RawRequirement) -> Result<Requirement, PolicyError> {
     match raw.r#type.as_str() {
         "insecureAcceptAnything" | "reject" | "sigstoreSigned" => {}
-        known @ ("signedBy" | "signedBaseLayer") => {
-            let why = format!(
-                "{known:?} is not supported: pouchd checks \"sigstoreSigned\" signatures; give it \
-                 a policy of its own by image-policy, or \"\" there for none"
-            );
-            return Err(place.at(".type").wrong(why));
-        }
+        known @ ("signedBy" | "signedBaseLayer") => return Ok(unsupported(place, known)),
         other => return Err(place.at(".type").wrong(format!("{other:?} is unknown"))),
     }
-    if let Some(key) = raw.others.keys().next() {
-        let known = UNSUPPORTED.contains(&key.as_str());
-        let why = if known { "is not supported" } else { "is an unknown key" };
-        return Err(place.at(&format!(".{key}")).wrong(why));
+    let is_signed = raw.r#type == "sigstoreSigned";
+    let known = |key: &str| is_signed && UNSUPPORTED.contains(&key);
+    if let Some(key) = raw.others.keys().find(|key| !known(key)) {
+        return Err(place.at(&format!(".{key}")).wrong("is an unknown key"));
     }
-    if raw.r#type == "sigstoreSigned" {
+    if let Some(key) = raw.others.keys().next() {
+        return Ok(unsupported(place, key));
+    }
+    if is_signed {
         let keys = keys(place, &raw)?;
         let identity = match raw.signed_identity {
             Some(raw) => identity(&place.at(".signedIdentity"), raw)?,
@@ -268,6 +264,13 @@ fn requirement(place: &Place<'_>, raw: RawRequirement) -> Result<Requirement, Po
         return Err(place.wrong(format!("type {:?} takes no other keys", raw.r#type)));
     }
     Ok(if raw.r#type == "reject" { Requirement::Reject } else { Requirement::Accept })
+}
+
+/// Images of this scope are refused when they come; who reads the log knows it before.
+fn unsupported(place: &Place<'_>, what: &str) -> Requirement {
+    let (policy, place) = (place.path.display(), &place.place);
+    tracing::warn!(%policy, place, "images there are refused: {what:?} cannot be checked here");
+    Requirement::Unsupported(format!("{what:?}"))
 }
 
 fn keys(place: &Place<'_>, raw: &RawRequirement) -> Result<Vec<PublicKey>, PolicyError> {

@@ -5,7 +5,9 @@
 //! and so is what is made here (commit, tag). One rule decides, that of the most specific scope,
 //! and all of its requirements must hold.
 //!
-//! **Fail closed.** A file that is not understood in full is refused as a whole. Signatures that
+//! **Fail closed.** A file that is not understood in full is refused as a whole. A check that is
+//! known and not made here refuses what it is for, and only that: the policy that a distribution
+//! brings for its own registry must not keep the daemon from starting. Signatures that
 //! cannot be fetched are not there. What a rule refuses outright is refused before anything is
 //! asked of a registry, the rest before anything of the image is kept.
 //!
@@ -67,6 +69,8 @@ enum Requirement {
     Accept,
     Reject,
     Signed(Signed),
+    /// A check of this name, which is not made here.
+    Unsupported(String),
 }
 
 /// The policy's answer to an image.
@@ -87,6 +91,8 @@ pub struct Rejected {
 enum Reason {
     #[error("nothing is accepted")]
     Reject,
+    #[error("it asks for {0}, which pouchd cannot check")]
+    Unsupported(String),
     #[error("a signature is required, and {0} has none")]
     NoSignatures(&'static str),
     #[error("a signature is required, and none is accepted: {}", list(.0))]
@@ -130,10 +136,10 @@ impl Policy {
     pub(crate) fn on_pull(&self, image: &ImageRef) -> Result<Demand, Rejected> {
         let Some(rules) = &self.0 else { return Ok(Demand(None)) };
         let rule = rules.find(Transport::Docker, &scope::scopes(image));
-        if rule.requirements.iter().any(|one| matches!(one, Requirement::Reject)) {
-            return Err(rule.reject(image.familiar(), Reason::Reject));
+        match rule.requirements.iter().find_map(Requirement::refuses) {
+            Some(why) => Err(rule.reject(image.familiar(), why)),
+            None => Ok(Demand(Some(rule))),
         }
-        Ok(Demand(Some(rule)))
     }
 
     /// Asks for the rule of what comes without a registry.
@@ -148,15 +154,11 @@ impl Policy {
             Unsigned::Tarball => (Transport::Tarball, "a root file system"),
         };
         let rule = rules.find(transport, &[]);
-        for one in &rule.requirements {
-            let why = match one {
-                Requirement::Accept => continue,
-                Requirement::Reject => Reason::Reject,
-                Requirement::Signed(_) => Reason::NoSignatures("what comes as a file"),
-            };
-            return Err(rule.reject(image.to_owned(), why));
-        }
-        Ok(())
+        let why = rule.requirements.iter().find_map(|one| match one {
+            Requirement::Signed(_) => Some(Reason::NoSignatures("what comes as a file")),
+            other => other.refuses(),
+        });
+        why.map_or(Ok(()), |why| Err(rule.reject(image.to_owned(), why)))
     }
 }
 
@@ -168,6 +170,17 @@ impl Rules {
             scopes.iter().map(String::as_str).chain([""]).find_map(|scope| rules.get(scope))
         });
         Arc::clone(found.unwrap_or(&self.default))
+    }
+}
+
+impl Requirement {
+    /// Why nothing can meet it.
+    fn refuses(&self) -> Option<Reason> {
+        match self {
+            Self::Accept | Self::Signed(_) => None,
+            Self::Reject => Some(Reason::Reject),
+            Self::Unsupported(what) => Some(Reason::Unsupported(what.clone())),
+        }
     }
 }
 
@@ -193,11 +206,12 @@ impl Demand {
         let Some(rule) = &self.0 else { return Ok(()) };
         let mut required: Vec<&Signed> = Vec::new();
         for one in &rule.requirements {
-            match one {
-                Requirement::Accept => {}
-                Requirement::Signed(signed) => required.push(signed),
-                // Refused on the way here already; it must not depend on that.
-                Requirement::Reject => return Err(rejected(rule, repository, Reason::Reject)),
+            // Refused on the way here already; it must not depend on that.
+            if let Some(why) = one.refuses() {
+                return Err(rejected(rule, repository, why));
+            }
+            if let Requirement::Signed(signed) = one {
+                required.push(signed);
             }
         }
         if required.is_empty() {
