@@ -98,7 +98,8 @@ impl Containerd {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = Command::new(&self.enter[0]);
         // Shims of its own version before others.
-        let mut path = self.binary.parent().unwrap_or_else(|| Path::new("/")).as_os_str().to_owned();
+        let mut path =
+            self.binary.parent().unwrap_or_else(|| Path::new("/")).as_os_str().to_owned();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
         let mut child = command
