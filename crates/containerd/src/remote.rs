@@ -17,6 +17,7 @@ mod call;
 mod container;
 mod events;
 mod exit_file;
+mod hung;
 mod keeper;
 mod linger;
 mod run;

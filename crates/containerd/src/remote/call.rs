@@ -8,6 +8,8 @@ use crate::{Error, Result};
 
 /// Answers that need no work beyond a signal or a file.
 pub(crate) const QUICK: Duration = Duration::from_secs(10);
+/// A delete, which a shim that hangs does not do.
+pub(crate) const DELETE: Duration = Duration::from_secs(12);
 /// What runs the OCI runtime.
 pub(crate) const RUNTIME: Duration = Duration::from_secs(30);
 /// Making a container includes mounts and a runtime; a loaded disk may take its time.
@@ -41,13 +43,20 @@ impl Call<'_> {
         &self,
         work: impl Future<Output = std::result::Result<Response<T>, Status>>,
     ) -> Result<T> {
+        let began = tokio::time::Instant::now();
         match tokio::time::timeout(self.limit + GRACE, work).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) if status.code() == Code::DeadlineExceeded => Err(Error::Deadline {
-                stage: self.stage,
-                container: self.container.to_owned(),
-                after: self.limit,
-            }),
+            // A server whose shim does not answer in time says so in no code of its own, or ends
+            // the stream.
+            Ok(Err(status))
+                if status.code() == Code::DeadlineExceeded || began.elapsed() >= self.limit =>
+            {
+                Err(Error::Deadline {
+                    stage: self.stage,
+                    container: self.container.to_owned(),
+                    after: self.limit,
+                })
+            }
             Ok(Err(status)) => Err(Error::grpc(self.stage, &status)),
             Err(_) => Err(self.unanswered()),
         }

@@ -20,8 +20,9 @@ use pouch_containerd_grpc::{Any, any_bytes, to_jiff, types};
 use pouch_protocol::options::Options;
 use pouch_types::{Classified as _, ContainerId, ErrorKind, Signal};
 
-use super::call::{CREATE, Call, QUICK, RUNTIME};
+use super::call::{CREATE, Call, DELETE, QUICK};
 use super::exit_file::Recorder;
+use super::hung::{self, Ended};
 use super::keeper::Keeper;
 use super::linger::{Lingering, Taken};
 use super::run::Run;
@@ -277,25 +278,36 @@ pub(crate) async fn remove_by_id(shared: &Shared, id: &ContainerId) -> Result<()
 
 /// Deletes the task, killed if it must be. One that is gone is no error.
 async fn remove_task(shared: &Shared, id: &ContainerId, run: Option<&Run>) -> Result<()> {
-    let delete = Call { stage: "delete task", container: id.as_str(), limit: RUNTIME };
+    let delete = Call { stage: "the shim's delete", container: id.as_str(), limit: DELETE };
     let once = || async {
         let message = DeleteTaskRequest { container_id: id.to_string() };
         let answer = delete.answer(shared.pool.tasks().delete(delete.request(message))).await;
         gone_is_well(answer.map(drop))
     };
     match once().await {
-        Err(error) if error.kind() == ErrorKind::Conflict => {}
-        other => return other,
+        // Its process exists.
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            let kill = Call { stage: "the shim's kill", container: id.as_str(), limit: QUICK };
+            let message = KillRequest {
+                container_id: id.to_string(),
+                exec_id: String::new(),
+                signal: Signal::KILL.number().unsigned_abs(),
+                all: true,
+            };
+            gone_is_well(kill.answer(shared.pool.tasks().kill(kill.request(message))).await)?;
+        }
+        // It hangs. containerd cleans up after a shim that is dead.
+        Err(error @ Error::Deadline { .. }) => {
+            match hung::end_shim(id, &directory(shared, id)).await? {
+                Ended::Yes => {}
+                Ended::NotOurs => return Err(error),
+            }
+        }
+        Err(error) if !matches!(error, Error::Refused { .. }) => return Err(error),
+        // Its shim has just died.
+        Err(error) => tracing::debug!(container.id = %id, %error, "the task is not deleted yet"),
+        Ok(()) => return Ok(()),
     }
-    // Its process exists.
-    let kill = Call { stage: "kill task", container: id.as_str(), limit: QUICK };
-    let message = KillRequest {
-        container_id: id.to_string(),
-        exec_id: String::new(),
-        signal: Signal::KILL.number().unsigned_abs(),
-        all: true,
-    };
-    gone_is_well(kill.answer(shared.pool.tasks().kill(kill.request(message))).await)?;
     let mut pause = Duration::from_millis(10);
     let end = tokio::time::Instant::now() + DEATH;
     loop {
@@ -309,8 +321,8 @@ async fn remove_task(shared: &Shared, id: &ContainerId, run: Option<&Run>) -> Re
         let _ = tokio::time::timeout(pause, dead).await;
         pause = (pause * 2).min(Duration::from_secs(1));
         match once().await {
-            Err(error)
-                if error.kind() == ErrorKind::Conflict && tokio::time::Instant::now() < end => {}
+            // It dies; while a shim is cleaned up after, containerd may fail in many words.
+            Err(Error::Refused { .. }) if tokio::time::Instant::now() < end => {}
             other => return other,
         }
     }

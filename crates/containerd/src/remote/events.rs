@@ -29,7 +29,7 @@ use crate::{Error, Event, ExitStatus, Result};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Head start of the subscription before its mark; one that was too early is repeated after
 /// [`REMARK`].
-const HEAD_START: Duration = Duration::from_millis(5);
+const HEAD_START: Duration = Duration::from_millis(30);
 /// See [`HEAD_START`].
 const REMARK: Duration = Duration::from_millis(250);
 /// Time for a mark to come back.
@@ -216,7 +216,16 @@ impl Feed {
         };
         if news == News::Yes {
             let status = if exec.is_none() { run.record(status).await } else { status };
-            self.send(Event::Exit { container: run.id.clone(), exec, pid, status }).await;
+            let event = Event::Exit { container: run.id.clone(), exec, pid, status };
+            if run.starting.try_write().is_ok() {
+                return self.send(event).await;
+            }
+            // The others' events need not wait for that start, which has a deadline.
+            let (starting, events) = (Arc::clone(&run.starting), self.events.clone());
+            tokio::spawn(async move {
+                drop(starting.write().await);
+                let _ = events.send(event).await;
+            });
         }
     }
 

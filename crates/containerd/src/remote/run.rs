@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use pouch_types::ContainerId;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 
 use super::exit_file::Recorder;
 use super::keeper::Keeper;
@@ -26,6 +26,9 @@ pub(crate) struct Run {
     tasked: OnceLock<Timestamp>,
     /// Of the main process; 0 before it is known.
     pid: AtomicU32,
+    /// Read as long as a start is being answered. containerd answers one by asking the shim once
+    /// more, so an end is not told before, lest the process be deleted in between.
+    pub(crate) starting: Arc<RwLock<()>>,
     /// Execs whose end was not reported.
     execs: Mutex<BTreeSet<String>>,
     /// The end of the main process was reported.
@@ -65,6 +68,7 @@ impl Run {
             foreign,
             tasked: OnceLock::new(),
             pid: AtomicU32::new(0),
+            starting: Arc::default(),
             execs: Mutex::default(),
             ended: watch::Sender::new(false),
         }

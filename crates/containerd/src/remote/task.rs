@@ -87,7 +87,8 @@ pub(crate) fn pass_on_input_end(shared: &Arc<Shared>, run: &Arc<Run>, exec: &str
 /// Awaits one call of the tasks service.
 macro_rules! call {
     ($self:expr, $method:ident, $stage:literal, $limit:expr, $message:expr) => {{
-        let call = Call { stage: $stage, container: $self.run.id.as_str(), limit: $limit };
+        let stage = concat!("the shim's ", $stage);
+        let call = Call { stage, container: $self.run.id.as_str(), limit: $limit };
         call.answer($self.shared.pool.tasks().$method(call.request($message))).await
     }};
 }
@@ -126,6 +127,7 @@ impl Process for RemoteTask {
         if !self.exec.is_empty() {
             self.run.add_exec(&self.exec);
         }
+        let _starting = self.run.starting.read().await;
         let answer = call!(self, start, "start", RUNTIME, message);
         if answer.is_err() && !self.exec.is_empty() {
             self.run.end_exec(&self.exec);

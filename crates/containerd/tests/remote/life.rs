@@ -97,6 +97,19 @@ async fn execs_signals_and_freezing_cost_one_call_each_step() {
     let expected = [("tasks.DeleteProcess", 1), ("tasks.Exec", 1), ("tasks.Start", 1)];
     assert_eq!(rig.containerd.calls_since(&before), calls(&expected));
 
+    // An end is told when the start was answered, however short the process.
+    for number in 0..30 {
+        let name = format!("short{number}");
+        let exec = task.exec(&name, process(&["true"]), PIPES).await.unwrap();
+        let (started, ended) = tokio::join!(exec.start(), async {
+            let ended = rig.exit().await;
+            (ended, exec.delete().await)
+        });
+        started.unwrap();
+        ended.1.unwrap();
+        assert_eq!(ended.0.1, Some(name));
+    }
+
     let missing = task.exec("two", process(&["nowhere"]), PIPES).await.unwrap();
     let error = missing.start().await.unwrap_err();
     assert!(pouch_types::error::chain(&error).contains("nowhere"), "{error}");
@@ -139,14 +152,9 @@ async fn a_running_container_is_removed_by_force_and_an_id_can_be_used_again() {
     request.id = container.id().clone();
     let again = rig.backend.create(request).await.unwrap();
     let _ = again.new_task(PIPES).await.unwrap().start().await.unwrap();
-    loop {
-        let (id, _, status) = rig.exit().await;
-        assert_eq!(&id, container.id());
-        if status.code == 5 {
-            break;
-        }
-        panic!("the end of the replaced run is not one of the new run: {status:?}");
-    }
+    let (id, _, status) = rig.exit().await;
+    assert_eq!(&id, container.id());
+    assert_eq!(status.code, 5, "the end of the replaced run is not one of the new run");
     assert!(task.kill(Signal::KILL).await.is_err());
     again.delete().await.unwrap();
 
@@ -170,12 +178,14 @@ async fn everything_is_found_again_with_five_calls_whatever_there_is() {
     let before = rig.containerd.calls();
     rig.reopen().await;
     let loaded = rig.backend.load_all().await.unwrap();
-    let cost = rig.containerd.calls_since(&before);
+    let mut cost = rig.containerd.calls_since(&before);
+    // On a busy machine a mark may be too early and be repeated.
+    let marks = cost.remove("events.Publish");
+    assert!(matches!(marks, Some(1..=3)), "{marks:?}");
     assert_eq!(
         cost,
         calls(&[
             ("containers.ListStream", 1),
-            ("events.Publish", 1),
             ("events.Subscribe", 1),
             ("tasks.List", 1),
             ("version.Version", 1),

@@ -70,7 +70,9 @@ fn nothing_costs_more_calls_than_it_must() {
         // Version, subscription, its mark, two lists; whatever runs.
         let before = d.containerd().unwrap().calls();
         d.restart();
-        let since = d.containerd().unwrap().calls_since(&before);
+        let mut since = d.containerd().unwrap().calls_since(&before);
+        // On a busy machine the mark may be too early and be repeated.
+        assert!(matches!(since.insert("events.Publish".to_owned(), 1), Some(1..=3)));
         assert_eq!(since.values().sum::<u64>(), 5, "{since:?}");
         costs(d, 0, "ten seconds of nothing", |_| std::thread::sleep(Duration::from_secs(10)));
         assert_eq!(d.state("n0"), "running");
