@@ -121,8 +121,10 @@ impl Images {
             .chain([resolved.descriptor.digest]);
         let wanted: Vec<Digest> = wanted.collect();
         let pinned = self.0.pins.pin(wanted.iter().copied()).await;
-        for layer in &manifest.layers {
-            progress.layer(short(&layer.digest), LayerState::PullingFsLayer).await;
+        for (diff_id, layer) in diff_ids.iter().zip(&manifest.layers) {
+            if !known.contains_key(diff_id) {
+                progress.layer(short(&layer.digest), LayerState::PullingFsLayer).await;
+            }
         }
         let layers = match self.pull_layers(repository, &diff_ids, manifest, &known, progress).await
         {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pouch_registry::{Content, Credentials, Document, Hit, SearchError};
-use pouch_types::ImageRef;
+use pouch_types::{Digest, ImageRef};
 
 use crate::Images;
 use crate::error::ImageError;
@@ -56,7 +56,7 @@ impl Images {
     }
 
     /// Pulls each tag of a repository, one after the other, and tells `pulled` of each. The tag or
-    /// digest of the request's reference has no meaning.
+    /// digest of the request's reference has no meaning. What is attached to images is left out.
     ///
     /// # Errors
     /// As [`Images::pull`]; what was pulled before stays.
@@ -68,10 +68,38 @@ impl Images {
     ) -> Result<(), ImageError> {
         let credentials = request.credentials.clone();
         let repository = self.0.registry.repository(&request.reference, credentials).await?;
-        for reference in repository.tags().await? {
+        let tags = repository.tags().await?;
+        for reference in tags.into_iter().filter(|tag| !tag.tag().is_some_and(is_attachment)) {
             let one = PullRequest { reference: reference.clone(), ..request.clone() };
             pulled(&reference, &*self.pull(one, progress).await?);
         }
         Ok(())
+    }
+}
+
+/// Whether a tag is that of signatures, attestations or other referrers of an image: its digest as
+/// a tag (distribution-spec, "Referrers Tag Schema"), with cosign's ending.
+fn is_attachment(tag: &str) -> bool {
+    let digest = tag.split('.').next().unwrap_or_default();
+    digest
+        .strip_prefix("sha256-")
+        .is_some_and(|hex| format!("sha256:{hex}").parse::<Digest>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_attached_to_an_image_has_its_digest_for_a_tag() {
+        let hex = "a".repeat(64);
+        for tag in
+            [format!("sha256-{hex}"), format!("sha256-{hex}.sig"), format!("sha256-{hex}.att")]
+        {
+            assert!(is_attachment(&tag), "{tag}");
+        }
+        for tag in ["latest", "sha256-abc", "sha256-abc.sig", "1.2.3"] {
+            assert!(!is_attachment(tag), "{tag}");
+        }
     }
 }
