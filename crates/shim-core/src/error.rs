@@ -92,6 +92,9 @@ pub enum TaskError {
     /// The runtime's binary could not be protected.
     #[error("cannot protect the runtime's binary")]
     Sealed(#[source] pouch_sealed_exe::SealError),
+    /// The shim was told to end.
+    #[error("the shim is shutting down")]
+    ShuttingDown,
     /// The shim is in no state to go on.
     #[error("internal error: {0}")]
     Internal(&'static str),
@@ -123,6 +126,7 @@ impl Classified for TaskError {
             Self::State { .. } => ErrorKind::Conflict,
             Self::Invalid { .. } => ErrorKind::Invalid,
             Self::Unsupported(_) => ErrorKind::Unsupported,
+            Self::ShuttingDown => ErrorKind::Unavailable,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Io { source, .. } | Self::Mount { source, .. } => io_kind(source),
             Self::Cgroup { source, .. } => source.kind(),

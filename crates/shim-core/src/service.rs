@@ -21,7 +21,7 @@ use ttrpc::r#async::TtrpcContext;
 use crate::error::{TaskError, status};
 use crate::exit::Exit;
 use crate::process::Status;
-use crate::shim::Shim;
+use crate::shim::{Close, Shim};
 use crate::stdio::Terminal;
 
 /// Serves one shim under both names.
@@ -190,9 +190,15 @@ impl TaskService {
 
     async fn do_shutdown(&self, request: ShutdownRequest) -> Result<Empty, TaskError> {
         // Others of the pod may need the shim.
-        if self.0.is_empty() || request.now {
-            self.0.shutdown.notify_one();
-        }
+        let when = if request.now { Close::Now } else { Close::IfEmpty };
+        let shim = Arc::clone(&self.0);
+        let close = async move {
+            if shim.close(when).await {
+                shim.shutdown.notify_one();
+            }
+            Ok(())
+        };
+        complete(close).await?;
         Ok(Empty::default())
     }
 }

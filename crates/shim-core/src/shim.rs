@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -60,9 +60,20 @@ pub(crate) struct Shim {
     pub(crate) reaper: Reaper,
     pub(crate) shutdown: Notify,
     containers: Mutex<BTreeMap<String, Slot>>,
+    /// Nothing is made any more. Changed only under the lock of `containers`.
+    closed: AtomicBool,
+    /// Notified when a container is made, or is not going to be.
+    settled: Notify,
     sealed: SealedRuntime,
     layout: OnceLock<Option<Arc<Layout>>>,
     next_key: AtomicU32,
+}
+
+/// Whether containers keep a shim from ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Close {
+    Now,
+    IfEmpty,
 }
 
 /// Removes the claim on an id when making the container fails.
@@ -77,6 +88,7 @@ impl Drop for Claim<'_> {
         if matches!(containers.get(self.id), Some(Slot::Making)) {
             containers.remove(self.id);
         }
+        self.shim.settled.notify_waiters();
     }
 }
 
@@ -89,6 +101,8 @@ impl Shim {
             reaper,
             shutdown: Notify::new(),
             containers: Mutex::default(),
+            closed: AtomicBool::new(false),
+            settled: Notify::new(),
             sealed: SealedRuntime::default(),
             layout: OnceLock::new(),
             next_key: AtomicU32::new(0),
@@ -113,11 +127,41 @@ impl Shim {
 
     fn claim<'a>(&'a self, id: &'a str) -> Result<Claim<'a>, TaskError> {
         let mut containers = self.lock();
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(TaskError::ShuttingDown);
+        }
         if containers.contains_key(id) {
             return Err(TaskError::Exists(id.to_owned()));
         }
         containers.insert(id.to_owned(), Slot::Making);
         Ok(Claim { shim: self, id })
+    }
+
+    /// Refuses new containers and waits for those that are being made, so that the shim does not
+    /// end under a runtime at work. Whether it is to end.
+    pub(crate) async fn close(&self, when: Close) -> bool {
+        {
+            let containers = self.lock();
+            if when == Close::IfEmpty && !containers.is_empty() {
+                return false;
+            }
+            self.closed.store(true, Ordering::Relaxed);
+        }
+        self.settle_all(|_, slot| matches!(slot, Slot::Making)).await;
+        true
+    }
+
+    /// Waits until no entry is `unsettled`. Making one has a deadline of its own.
+    async fn settle_all(&self, unsettled: impl Fn(&str, &Slot) -> bool) {
+        loop {
+            let mut settled = std::pin::pin!(self.settled.notified());
+            // From here on no notification is missed.
+            settled.as_mut().enable();
+            if !self.lock().iter().any(|(id, slot)| unsettled(id, slot)) {
+                return;
+            }
+            settled.await;
+        }
     }
 
     fn key(&self) -> Key {
@@ -227,6 +271,14 @@ impl Shim {
         let child =
             self.add_session(key, &id, "", terminal, stdin_end, &endpoints, log, opened).await;
 
+        let record = |pid| {
+            if let Err(error) = Recovery::new(&options, pid).write(&bundle) {
+                // Only the clean-up after a shim that died would miss it.
+                tracing::warn!(id = &*id, %error, "no recovery record");
+            }
+        };
+        // It may die under the runtime.
+        record(0);
         let making = self.reaper.making();
         let made = self
             .run_with_terminal(&bundle, key, terminal, async |console| {
@@ -253,10 +305,7 @@ impl Shim {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
         };
-        if let Err(error) = Recovery::new(&options, pid).write(&bundle) {
-            // Only the clean-up after a shim that died would miss it.
-            tracing::warn!(id = &*id, %error, "no recovery record");
-        }
+        record(pid);
         let init = Process::new("", key, terminal, names, Life::Making, config.console_size());
         if let Some(master) = master {
             init.set_master(master);
@@ -488,6 +537,8 @@ impl Shim {
 
     /// Removes an exec, or the container with everything in it. Returns its pid and exit.
     pub(crate) async fn delete(&self, id: &str, exec: &str) -> Result<(u32, Exit), TaskError> {
+        // Who made it may have died meanwhile, and its successor removes what it began.
+        self.settle_all(|other, slot| other == id && matches!(slot, Slot::Making)).await;
         let container = self.container(id)?;
         let process = container.process(exec)?;
         let _changing = container.changing.lock().await;

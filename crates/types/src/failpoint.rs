@@ -15,6 +15,7 @@ pub const CONTAINER: &[&str] = &[
     "create:before-commit",
     "create:committed",
     "start:before-backend",
+    "start:shim-spawned",
     "start:backend-created",
     "start:network-attached",
     "start:task-created",

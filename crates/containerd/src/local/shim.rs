@@ -6,15 +6,15 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio as Redirect;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pouch_protocol::task_ttrpc_v2::TaskClient;
 use pouch_protocol::types::Status;
 use pouch_protocol::{MessageField, task as proto, to_jiff};
-use pouch_types::ContainerId;
+use pouch_types::{ContainerId, failpoint};
 use rustix::process::{Pid, PidfdFlags, Signal as RawSignal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
@@ -33,6 +33,9 @@ const CREATE: Duration = Duration::from_secs(60);
 const QUICK: Duration = Duration::from_secs(10);
 /// A shim that is loaded at boot must not delay the others for long.
 const LOAD: Duration = Duration::from_secs(2);
+
+/// Between two looks at a directory that is about to go.
+const POLL: Duration = Duration::from_millis(20);
 
 /// By how much the transport's deadline is behind ours, so that our own error comes first.
 const GRACE: Duration = Duration::from_secs(2);
@@ -53,7 +56,8 @@ pub(crate) struct Shim {
     request: Option<CreateRequest>,
     /// `None` when it was found dead.
     client: Option<TaskClient>,
-    identity: Mutex<Option<Identity>>,
+    /// `None` when it was found dead, or did not say who it is.
+    identity: Option<Identity>,
     /// Set before an end that we caused, so that it is not reported as a loss.
     expected_end: Arc<AtomicBool>,
 }
@@ -73,6 +77,9 @@ impl Shim {
     pub(crate) async fn spawn(shared: Arc<Shared>, request: CreateRequest) -> Result<Self> {
         let id = request.id.clone();
         let bundle = shared.tasks().join(id.as_str());
+        vacated(&bundle).await;
+        // Another's bundle is not removed.
+        DirBuilder::new().mode(0o700).create(&bundle).map_err(Error::io("create", &bundle))?;
         let spawned = Self::prepare(&shared, &id, &bundle, &request);
         let (identity, stream) = match spawned {
             Ok(spawned) => spawned,
@@ -88,7 +95,7 @@ impl Shim {
             id,
             bundle,
             request: Some(request),
-            identity: Mutex::new(Some(identity)),
+            identity: Some(identity),
             expected_end,
         };
         shim.watch(identity);
@@ -102,7 +109,6 @@ impl Shim {
         bundle: &Path,
         request: &CreateRequest,
     ) -> Result<(Identity, std::os::unix::net::UnixStream)> {
-        DirBuilder::new().mode(0o700).create(bundle).map_err(Error::io("create", bundle))?;
         let config = bundle.join("config.json");
         std::fs::write(&config, &request.spec).map_err(Error::io("write", &config))?;
         let socket = bundle.join("s.sock");
@@ -115,7 +121,7 @@ impl Shim {
             .open(&log)
             .map_err(Error::io("open", &log))?;
         // The child is reaped by tokio when it ends; until then it is nobody's business.
-        let child = tokio::process::Command::new(&shared.config.shim)
+        let mut child = tokio::process::Command::new(&shared.config.shim)
             .arg("-namespace")
             .arg(&shared.config.namespace)
             .arg("-id")
@@ -132,40 +138,61 @@ impl Shim {
             .process_group(0)
             .spawn()
             .map_err(Error::io("start the shim", &shared.config.shim))?;
+        failpoint::hit("start:shim-spawned");
         let pid = child.id().unwrap_or_default();
+        Self::record(pid, bundle, &socket).inspect_err(|_| {
+            // Without its bundle nobody would ever find it again.
+            if let Err(error) = child.start_kill() {
+                tracing::error!(container.id = %id, pid, %error, "cannot end the new shim");
+            }
+        })
+    }
+
+    /// Writes down who the new shim is, and connects to it.
+    fn record(
+        pid: u32,
+        bundle: &Path,
+        socket: &Path,
+    ) -> Result<(Identity, std::os::unix::net::UnixStream)> {
         let start_time = start_time(pid).map_err(Error::io("read the start time of", bundle))?;
         let identity = Identity { pid, start_time };
         let record = bundle.join("process.json");
         let text = serde_json::to_vec(&identity).map_err(|e| Error::Codec(e.to_string()))?;
         std::fs::write(&record, text).map_err(Error::io("write", &record))?;
-        let stream = std::os::unix::net::UnixStream::connect(&socket)
-            .map_err(Error::io("connect to", &socket))?;
+        let stream = std::os::unix::net::UnixStream::connect(socket)
+            .map_err(Error::io("connect to", socket))?;
         Ok((identity, stream))
     }
 
     /// Finds a shim of an earlier daemon, or what it left.
     pub(crate) async fn load(shared: Arc<Shared>, id: ContainerId) -> Loaded {
         let bundle = shared.tasks().join(id.as_str());
-        let identity: Option<Identity> = File::open(bundle.join("process.json"))
+        let mut identity: Option<Identity> = File::open(bundle.join("process.json"))
             .ok()
             .and_then(|file| serde_json::from_reader(file).ok())
             .filter(|identity: &Identity| {
                 start_time(identity.pid).is_ok_and(|now| now == identity.start_time)
             });
-        let connected = match identity {
-            Some(_) => std::os::unix::net::UnixStream::connect(bundle.join("s.sock"))
-                .map_err(Error::io("connect to", &bundle))
-                .and_then(client)
-                .ok(),
-            None => None,
-        };
+        // Nobody but the shim has the listener, so what can be connected to lives.
+        let connected = std::os::unix::net::UnixStream::connect(bundle.join("s.sock"))
+            .map_err(Error::io("connect to", &bundle))
+            .and_then(client)
+            .ok();
+        if let (None, Some(client)) = (identity, &connected) {
+            // The daemon died between starting it and writing down whom it had started.
+            identity = identify(client, &id).await.unwrap_or_else(|error| {
+                let error = pouch_types::error::chain(&error);
+                tracing::error!(container.id = %id, error, "a shim without a name");
+                None
+            });
+        }
         let shim = Arc::new(Self {
             shared,
             id,
             bundle,
             request: None,
             client: connected,
-            identity: Mutex::new(identity),
+            identity,
             expected_end: Arc::new(AtomicBool::new(false)),
         });
         let task = shim.load_task().await;
@@ -240,7 +267,10 @@ impl Shim {
     /// Ends the shim process, whatever it does, and waits until it is gone.
     async fn end(&self) -> Result<()> {
         self.expected_end.store(true, Ordering::Release);
-        let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let identity = match (self.identity, &self.client) {
+            (None, Some(client)) => identify(client, &self.id).await?,
+            (identity, _) => identity,
+        };
         let Some(identity) = identity else { return Ok(()) };
         if let Some(client) = &self.client {
             let request =
@@ -387,6 +417,39 @@ fn client(stream: std::os::unix::net::UnixStream) -> Result<TaskClient> {
     let stream = UnixStream::from_std(stream).map_err(wrap)?;
     let socket = ttrpc::r#async::transport::Socket::new(stream);
     Ok(TaskClient::new(ttrpc::r#async::Client::new(socket)))
+}
+
+/// Waits for a bundle to go that a daemon which died had begun: it is removed while this one
+/// serves already.
+async fn vacated(bundle: &Path) {
+    let gone = async {
+        while bundle.exists() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    // What is there for longer, the caller cannot create.
+    let _ = tokio::time::timeout(QUICK, gone).await;
+}
+
+/// Asks a shim who it is; `None` when it has ended.
+async fn identify(client: &TaskClient, id: &ContainerId) -> Result<Option<Identity>> {
+    let request = proto::ConnectRequest { id: id.to_string(), ..Default::default() };
+    let context = ttrpc::context::with_duration(QUICK + GRACE);
+    let pid = match tokio::time::timeout(QUICK, client.connect(context, &request)).await {
+        Ok(Ok(answer)) => answer.shim_pid,
+        Ok(Err(error @ ttrpc::Error::RpcStatus(_))) => {
+            return Err(Error::rpc("connect", id.as_str(), error));
+        }
+        Ok(Err(_)) => return Ok(None),
+        Err(_) => {
+            return Err(Error::Deadline {
+                stage: "identity of the shim",
+                container: id.to_string(),
+                after: QUICK,
+            });
+        }
+    };
+    Ok(start_time(pid).ok().map(|start_time| Identity { pid, start_time }))
 }
 
 /// Field 22 of /proc/pid/stat: clock ticks after boot at which the process started.

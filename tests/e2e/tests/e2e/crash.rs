@@ -1,6 +1,7 @@
 //! What a crash, a reboot or a lost database leaves: everything.
 
 use std::fs::File;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use pouch_testkit::{Daemon, daemon, eventually};
@@ -193,5 +194,46 @@ fn sigterm_leaves_containers_alone() {
         assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
         d.start_again();
         assert_eq!(d.container_pid("box"), pid);
+    });
+}
+
+#[test]
+fn a_daemon_killed_between_the_steps_of_starts_leaves_nothing() {
+    const ROUNDS: u64 = 12;
+    const CLIENTS: usize = 4;
+    daemon(|d| {
+        let tasks = d.exec_root().join("t");
+        for round in 0..ROUNDS {
+            let mut clients: Vec<_> = (0..CLIENTS)
+                .map(|_| {
+                    let mut client = d.docker_command(&["run", "--rm", "busybox", "true"]);
+                    client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+                })
+                .collect();
+            let end = Instant::now() + SOON;
+            // Over containerd there is no such directory, and nothing to wait for.
+            let none_yet = || std::fs::read_dir(&tasks).is_ok_and(|mut all| all.next().is_none());
+            while none_yet() && Instant::now() < end {
+                std::hint::spin_loop();
+            }
+            // The four are at different steps, so each round hits several.
+            std::thread::sleep(Duration::from_millis(round * 5));
+            d.kill9();
+            for client in &mut clients {
+                let _ = client.kill();
+                client.wait().unwrap();
+            }
+            d.start_again();
+            let ids = d.docker(&["ps", "-aq"]).ok().to_owned();
+            for id in ids.split_whitespace() {
+                // Removed by --rm meanwhile, perhaps.
+                let _ = d.docker(&["rm", "-f", id]);
+            }
+            let left = || {
+                let all = d.census();
+                format!("{}{}", all.only("process"), all.only("cgroup"))
+            };
+            eventually(&format!("all is gone in round {round}"), || left().is_empty());
+        }
     });
 }
