@@ -117,7 +117,7 @@ fn verbose_json(usage: &DiskUsage) -> Result<String, Failure> {
         let lines = rows.into_iter().map(|row| format.line(row)).collect::<Result<Vec<_>, _>>()?;
         Ok(lines.join(","))
     };
-    let images = usage.images.iter().flatten().flat_map(|i| images::rows(i, false, true, now));
+    let images = image_rows(usage, true, now);
     let containers = usage.containers.iter().flatten();
     let containers = containers.map(|c| container_row(c, now, ps::Cut::No));
     let volumes = usage.volumes.iter().flatten().map(volume::row);
@@ -242,8 +242,7 @@ fn verbose(usage: &DiskUsage) -> String {
         let body = rows.iter().fold(format!("{head}\n"), |text, row| text + row + "\n");
         format!("{title}\n\n{}\n", table::align(&body))
     };
-    let images =
-        usage.images.iter().flatten().flat_map(|image| images::rows(image, false, false, now));
+    let images = image_rows(usage, false, now);
     let image_columns = [
         "Repository",
         "Tag",
@@ -277,6 +276,12 @@ fn verbose(usage: &DiskUsage) -> String {
     );
     // No empty line at the end.
     text.strip_suffix('\n').map(str::to_owned).unwrap_or(text)
+}
+
+/// One row per image, under its first name: its size is told once.
+fn image_rows(usage: &DiskUsage, no_trunc: bool, now: i64) -> impl Iterator<Item = Row> {
+    let first = move |image| images::rows(image, false, no_trunc, now).into_iter().next();
+    usage.images.iter().flatten().filter_map(first)
 }
 
 fn cache_size(usage: &DiskUsage) -> i64 {

@@ -165,8 +165,7 @@ fn old_clients_find_the_fields_of_their_version() {
         let id = d.inspect("box")["Id"].as_str().unwrap().to_owned();
         assert_eq!(used.is(409).message(), format!("remove vol: volume is in use - [{id}]"));
         assert_eq!(d.get("/volumes/none").is(404).message(), "get none: no such volume");
-        // One platform is all that an image has.
         let load = d.request("POST", "/images/load?platform=%7B%7D", b"");
-        assert!(load.is(501).message().starts_with("platform is not supported"));
+        assert_eq!(load.is(400).message(), "both OS and Architecture must be provided");
     });
 }
