@@ -42,7 +42,9 @@ impl Live {
     /// Starts a command on a terminal of its own, 24 rows by 80 columns.
     #[must_use]
     pub fn terminal(command: &Command) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        // Not for programs that another test starts meanwhile.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
