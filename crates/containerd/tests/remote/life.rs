@@ -215,7 +215,7 @@ async fn everything_is_found_again_with_five_calls_whatever_there_is() {
 
     // What was adopted works as before.
     let adopted = loaded.iter().find(|l| l.container.id() == running.id()).unwrap();
-    let LoadedTask::Running(task) = &adopted.task else { unreachable!() };
+    let LoadedTask::Running(task) = &adopted.task else { panic!("it runs") };
     task.kill(Signal::TERM).await.unwrap();
     task.kill(Signal::KILL).await.unwrap();
     let (id, _, status) = rig.exit().await;
