@@ -3,6 +3,8 @@
 //! Whatever runs the container, its streams are held by a process of ours that outlives the
 //! daemon and listens at an `io.sock`: our shim, or its `stdio` mode beside a foreign shim.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +22,12 @@ pub(crate) const HELD: &str = "pouch-io:";
 const ATTACH: Duration = Duration::from_secs(10);
 /// Longest answer of the io socket to its one-line request.
 const HELLO_MAX: usize = 4096;
+
+/// Opens the file for what such a process says of itself.
+pub(crate) fn open_log(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).open(path).map_err(Error::io("open", path))
+}
 
 #[derive(Serialize)]
 struct Hello<'a> {

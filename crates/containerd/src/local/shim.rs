@@ -1,8 +1,8 @@
 //! One shim process: started or found again, watched, removed.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind as Io};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio as Redirect;
@@ -114,12 +114,7 @@ impl Shim {
         let socket = bundle.join("s.sock");
         let listener = StdUnixListener::bind(&socket).map_err(Error::io("bind", &socket))?;
         let log = bundle.join("shim.log");
-        let stderr = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&log)
-            .map_err(Error::io("open", &log))?;
+        let stderr = streams::open_log(&log)?;
         // The child is reaped by tokio when it ends; until then it is nobody's business.
         let mut child = tokio::process::Command::new(&shared.config.shim)
             .arg("-namespace")

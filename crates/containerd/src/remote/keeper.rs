@@ -5,9 +5,7 @@
 //! and the next daemon finds it by its socket.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio as Redirect;
@@ -75,12 +73,7 @@ impl Keeper {
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(Error::io("bind", &self.socket))?;
         let log = dir.join("stdio.log");
-        let stderr = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&log)
-            .map_err(Error::io("open", &log))?;
+        let stderr = crate::streams::open_log(&log)?;
         // The child is reaped by tokio when it ends; until then it is nobody's business.
         tokio::process::Command::new(shim)
             .args(["-namespace", namespace, "-id", self.id.as_str(), "-bundle"])
