@@ -39,6 +39,56 @@ async fn a_log_rotates_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_kubernetes_is_reopened_when_asked_and_only_then() {
+    skip!();
+    let mut rig = Rig::new().await;
+    let log = rig.options.log.as_mut().unwrap();
+    log.driver = "cri".to_owned();
+    log.max_size = 100;
+    // Both kinds of writers.
+    for non_blocking in [false, true] {
+        let log = rig.options.log.as_mut().unwrap();
+        log.non_blocking = non_blocking;
+        let path = rig.path("log");
+        rig.sh("i=0; while test ! -e /stop; do echo $i; i=$((i+1)); sleep 0.001; done; printf $i");
+        rig.create(false, false).await;
+        std::fs::rename(&path, rig.path("log.before")).unwrap();
+        assert!(rig.reopen_log().contains("does not run"));
+        assert!(!path.exists());
+        rig.start().await;
+        let mut files = vec![rig.path("log.before")];
+        for round in 0..3 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(rig.reopen_log(), "{\"ok\":true}");
+            let before = std::fs::read(files.last().unwrap()).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(std::fs::read(files.last().unwrap()).unwrap(), before, "written after");
+            let renamed = rig.path(&format!("log.{round}-renamed"));
+            std::fs::rename(&path, &renamed).unwrap();
+            files.push(renamed);
+        }
+        std::fs::write(rig.bundle.join("rootfs/stop"), "").unwrap();
+        assert_eq!(rig.wait("").await, 0);
+        assert_ne!(rig.reopen_log(), "{\"ok\":true}");
+        rig.delete("").await.unwrap();
+        assert!(!path.exists(), "made without a process to fill it");
+        let text: String =
+            files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+        let numbers: Vec<u64> =
+            text.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        assert!(numbers.len() > 100);
+        assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+        let last = text.lines().last().unwrap();
+        assert!(last.contains(" stdout P "), "{last}");
+        for file in files {
+            std::fs::remove_file(file).unwrap();
+        }
+        std::fs::remove_file(rig.bundle.join("rootfs/stop")).unwrap();
+    }
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endless_line_is_cut() {
     skip!();
     let mut rig = Rig::new().await;

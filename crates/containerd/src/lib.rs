@@ -288,6 +288,13 @@ pub trait Task: Process {
     /// Changes limits; `resources` is the OCI `linux.resources` object.
     async fn update(&self, resources: Vec<u8>) -> Result<()>;
 
+    /// The log's file was renamed: what comes from now on goes to a new one at the same path. When
+    /// this returns, the old one is written to no more, and nothing is lost between them.
+    ///
+    /// Refused, without making the file, with [`pouch_types::ErrorKind::Conflict`] when the main
+    /// process does not run or keeps no log.
+    async fn reopen_log(&self) -> Result<()>;
+
     /// This task as the process that it is.
     fn as_process(self: Arc<Self>) -> Arc<dyn Process>;
 }

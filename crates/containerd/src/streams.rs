@@ -43,6 +43,20 @@ struct Welcome {
     error: Option<String>,
 }
 
+/// An order to who holds the streams.
+#[derive(Serialize)]
+struct Order {
+    order: &'static str,
+    /// Of no process: a shim of before, which takes the line for an attach, refuses it so.
+    id: &'static str,
+}
+
+/// Has the log of the container written to a new file at its path.
+pub(crate) async fn reopen_log(socket: &Path, container: &ContainerId) -> Result<()> {
+    let order = Order { order: "reopen-log", id: "." };
+    ask(socket, container, "the shim's reopening of the log", &order).await.map(drop)
+}
+
 /// Connects to the streams of the main process (`exec` empty) or of an exec.
 pub(crate) async fn attach(
     socket: &Path,
@@ -50,15 +64,21 @@ pub(crate) async fn attach(
     exec: &str,
     streams: Attach,
 ) -> Result<UnixStream> {
+    let hello =
+        Hello { id: exec, stdin: streams.stdin, stdout: streams.stdout, stderr: streams.stderr };
+    ask(socket, container, "the shim's attach", &hello).await
+}
+
+/// Sends `line`, and returns the connection behind the answer.
+async fn ask(
+    socket: &Path,
+    container: &ContainerId,
+    stage: &'static str,
+    line: &(impl Serialize + Sync),
+) -> Result<UnixStream> {
     let work = async {
         let mut stream = UnixStream::connect(socket).await?;
-        let hello = Hello {
-            id: exec,
-            stdin: streams.stdin,
-            stdout: streams.stdout,
-            stderr: streams.stderr,
-        };
-        let mut line = serde_json::to_vec(&hello)?;
+        let mut line = serde_json::to_vec(line)?;
         line.push(b'\n');
         stream.write_all(&line).await?;
         let answer = read_line(&mut stream).await?;
@@ -67,11 +87,7 @@ pub(crate) async fn attach(
     };
     let (stream, welcome) = tokio::time::timeout(ATTACH, work)
         .await
-        .map_err(|_| Error::Deadline {
-            stage: "the shim's attach",
-            container: container.to_string(),
-            after: ATTACH,
-        })?
+        .map_err(|_| Error::Deadline { stage, container: container.to_string(), after: ATTACH })?
         .map_err(Error::io("attach to", socket))?;
     match welcome.error {
         Some(message) => Err(Error::Refused { kind: ErrorKind::Conflict, message }),

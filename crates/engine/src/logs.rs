@@ -67,6 +67,8 @@ fn settings(spec: &LogSpec) -> Result<Settings, EngineError> {
                 settings.max_files =
                     value.parse().ok().filter(|n| *n >= 1).ok_or_else(|| bad(name, value))?;
             }
+            ("path", LogDriver::Cri) if Path::new(value).is_absolute() => {}
+            ("path", LogDriver::Cri) => return Err(bad(name, value)),
             ("mode", _) => match value.as_str() {
                 "blocking" => non_blocking = false,
                 "non-blocking" => non_blocking = true,
@@ -118,10 +120,11 @@ fn size(text: &str) -> Option<u64> {
 }
 
 /// The log file of a container; `None` when its driver keeps none.
-pub(crate) fn path(dir: &Path, id: &ContainerId, driver: LogDriver) -> Option<PathBuf> {
-    match driver {
+pub(crate) fn path(dir: &Path, id: &ContainerId, spec: &LogSpec) -> Option<PathBuf> {
+    match spec.driver {
         LogDriver::JsonFile => Some(dir.join(format!("{id}-json.log"))),
         LogDriver::Local => Some(dir.join("container.log")),
+        LogDriver::Cri => spec.cri_path().map(PathBuf::from),
         LogDriver::None => None,
     }
 }
@@ -129,7 +132,7 @@ pub(crate) fn path(dir: &Path, id: &ContainerId, driver: LogDriver) -> Option<Pa
 /// What the shim is told.
 pub(crate) fn target(dir: &Path, record: &Record) -> Option<LogTarget> {
     let spec = &record.spec.log;
-    let path = path(dir, &record.id, spec.driver)?;
+    let path = path(dir, &record.id, spec)?;
     // Checked at create; a record from elsewhere falls back to the defaults.
     let settings = settings(spec).unwrap_or(Settings {
         max_size: MAX_SIZE,
@@ -174,6 +177,7 @@ impl Engine {
         let driver = match view.spec.log.driver {
             LogDriver::JsonFile => Driver::JsonFile,
             LogDriver::Local => Driver::Local,
+            LogDriver::Cri => Driver::Cri,
             LogDriver::None => {
                 return Err(EngineError::new(
                     ErrorKind::Unsupported,
@@ -181,7 +185,7 @@ impl Engine {
                 ));
             }
         };
-        let path = path(&container.dir, &container.id, view.spec.log.driver)
+        let path = path(&container.dir, &container.id, &view.spec.log)
             .ok_or_else(|| EngineError::new(ErrorKind::Internal, "a log without a file"))?;
         let nanoseconds = |t: Timestamp| i64::try_from(t.as_nanosecond()).unwrap_or(i64::MAX);
         let read = ReadOptions {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Driver, RecordRef, json, local};
+use crate::{Driver, RecordRef, cri, json, local};
 
 /// Encodes records in one format.
 ///
@@ -22,7 +22,7 @@ impl Encoder {
     pub fn new(driver: Driver, attrs: &BTreeMap<String, String>) -> Self {
         let attrs = match driver {
             Driver::JsonFile => json::attrs(attrs),
-            Driver::Local => Vec::new(),
+            Driver::Local | Driver::Cri => Vec::new(),
         };
         Self { driver, attrs, stamp_ns: 0, stamp: json::stamp(0) }
     }
@@ -37,13 +37,21 @@ impl Encoder {
     pub fn encode(&mut self, record: RecordRef<'_>, out: &mut Vec<u8>) {
         match self.driver {
             Driver::JsonFile => {
-                if record.time_ns != self.stamp_ns {
-                    self.stamp_ns = record.time_ns;
-                    self.stamp = json::stamp(record.time_ns);
-                }
+                self.stamp(record.time_ns);
                 json::encode(record, &self.attrs, &self.stamp, out);
             }
             Driver::Local => local::encode(record, out),
+            Driver::Cri => {
+                self.stamp(record.time_ns);
+                cri::encode(record, &self.stamp, out);
+            }
+        }
+    }
+
+    fn stamp(&mut self, time_ns: i64) {
+        if time_ns != self.stamp_ns {
+            self.stamp_ns = time_ns;
+            self.stamp = json::stamp(time_ns);
         }
     }
 }

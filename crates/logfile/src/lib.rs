@@ -1,10 +1,11 @@
-//! Log files of containers: two formats, size rotation, reading and following.
+//! Log files of containers: three formats, size rotation, reading and following.
 //!
 //! The shim writes ([`Writer`]), the daemon reads ([`Reader`]); they share nothing but the files.
 //! The current file is `path`, older ones are `path.1` (newest) to `path.N`. A file changes name by
 //! rotation but never changes content after it, so a reader that holds it open finishes it and
 //! goes on with its successor: no line is lost or repeated, except those of a file that rotation
-//! removed before a slow reader came to it.
+//! removed before a slow reader came to it. Kubernetes' logs are rotated by kubelet instead, which
+//! renames the file and has it opened anew.
 //!
 //! A *record* is one line without its newline, or a piece of at most [`MAX_LINE`] bytes of a longer
 //! one. Everything here is synchronous and works on regular files.
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod cri;
 mod encode;
 mod error;
 mod json;
@@ -42,6 +44,8 @@ pub enum Driver {
     JsonFile,
     /// Length-framed binary records, about a third of the size of the JSON.
     Local,
+    /// One line of text per record, as kubelet reads it; never rotated by its writer.
+    Cri,
 }
 
 /// Where a record came from.

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::chain::{self, Link};
-use crate::{Decoded, Driver, LogError, MAX_ENCODED, Record, json, local, tail};
+use crate::{Decoded, Driver, LogError, MAX_ENCODED, Record, cri, json, local, tail};
 
 /// How far to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -161,6 +161,7 @@ impl Cursor {
                 _ if rest.is_empty() => Decoded::Incomplete,
                 Driver::JsonFile => json::decode(rest),
                 Driver::Local => local::decode(rest),
+                Driver::Cri => cri::decode(rest),
             };
             match decoded {
                 Decoded::Record(record, used) => {

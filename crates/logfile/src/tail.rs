@@ -12,7 +12,7 @@ const BLOCK: usize = 64 * 1024;
 /// `n` when the file is shorter).
 pub(crate) fn find(file: &File, driver: Driver, end: u64, n: usize) -> io::Result<(u64, usize)> {
     match driver {
-        Driver::JsonFile => lines(file, end, n),
+        Driver::JsonFile | Driver::Cri => lines(file, end, n),
         Driver::Local => frames(file, end, n),
     }
 }

@@ -118,6 +118,22 @@ impl Writer {
         result
     }
 
+    /// Goes on in a new file at the same path, after somebody else renamed the old one. What was
+    /// appended before is in the old one, which is not written to any more.
+    ///
+    /// # Errors
+    /// The new file cannot be opened: then the old one is kept. The batch could not be written to
+    /// the old one: then its records are lost and counted, in the new file.
+    pub fn reopen(&mut self) -> Result<(), LogError> {
+        let failed = |source| LogError { action: "reopen", path: self.path.clone(), source };
+        let file = append_to(&self.path).map_err(failed)?;
+        let size = repair(&file, self.encoder.driver()).map_err(failed)?;
+        let flushed = self.flush();
+        self.file = Some(file);
+        self.size = size;
+        flushed
+    }
+
     /// Gives back the memory of the batch. For idle times; the next record takes it again.
     pub fn shrink(&mut self) {
         if self.batch.is_empty() {
@@ -139,7 +155,8 @@ impl Writer {
     fn exceeds(&self, more: usize) -> bool {
         let size = self.size + more as u64;
         let alone = self.size == 0 && self.batch_records == 0;
-        self.rotation.max_size > 0 && size > self.rotation.max_size && !alone
+        let limited = self.rotation.max_size > 0 && self.encoder.driver() != Driver::Cri;
+        limited && size > self.rotation.max_size && !alone
     }
 
     fn write_batch(&mut self) -> Result<(), LogError> {
@@ -209,7 +226,7 @@ fn repair(mut file: &File, driver: Driver) -> io::Result<u64> {
         return Ok(0);
     }
     match driver {
-        Driver::JsonFile => {
+        Driver::JsonFile | Driver::Cri => {
             let mut last = [0];
             file.read_exact_at(&mut last, size - 1)?;
             if last == *b"\n" {

@@ -246,3 +246,57 @@ fn a_full_disk_drops_and_says_so() {
     assert_eq!(records.last().unwrap().line, b"1000");
     rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH).unwrap();
 }
+
+#[test]
+fn a_renamed_file_is_left_alone_and_followed_by_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    // No size makes it rotate by itself.
+    let mut log = writer(&path, Driver::Cri, 10, 5);
+    (0..50).for_each(|n| put(&mut log, n));
+    log.flush().unwrap();
+    let follow = ReadOptions { extent: Extent::Follow, ..ReadOptions::default() };
+    let mut follower = Reader::open(&path, Driver::Cri, &follow).unwrap();
+    let mut seen = Vec::new();
+    let mut look = || {
+        seen.extend(std::iter::from_fn(|| follower.poll_next().unwrap()).map(|r| number(&r)));
+        seen.len()
+    };
+    assert_eq!(look(), 50);
+    let old = dir.path().join("0.log.20260102-030405");
+    std::fs::rename(&path, &old).unwrap();
+    put(&mut log, 50);
+    log.flush().unwrap();
+    assert!(!path.exists(), "made before it was asked for");
+    assert_eq!(look(), 51, "what comes before the new file is in the old one");
+    put(&mut log, 51);
+    log.reopen().unwrap();
+    let before = std::fs::read(&old).unwrap();
+    put(&mut log, 52);
+    log.flush().unwrap();
+    assert_eq!(look(), 53);
+    assert_eq!(std::fs::read(&old).unwrap(), before);
+    assert_eq!(read(&path, Driver::Cri, &ReadOptions::default()), [52]);
+    assert_eq!(read(&old, Driver::Cri, &ReadOptions::default()), (0..52).collect::<Vec<_>>());
+    assert_eq!(seen, (0..53).collect::<Vec<_>>());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o640);
+}
+
+#[test]
+fn a_new_file_that_cannot_be_made_leaves_the_old_one_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pod/0.log");
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    let mut log = writer(&path, Driver::Cri, 0, 1);
+    put(&mut log, 0);
+    log.flush().unwrap();
+    let moved = dir.path().join("moved");
+    std::fs::rename(path.parent().unwrap(), &moved).unwrap();
+    log.reopen().unwrap_err();
+    put(&mut log, 1);
+    log.flush().unwrap();
+    assert_eq!(read(&moved.join("0.log"), Driver::Cri, &ReadOptions::default()), [0, 1]);
+}

@@ -122,6 +122,7 @@ pub(crate) fn log(log: options::LogOptions) -> Result<Option<LogOptions>, TaskEr
     let driver = match log.driver.as_str() {
         "json-file" => Driver::JsonFile,
         "local" => Driver::Local,
+        "cri" => Driver::Cri,
         "none" | "" => return Ok(None),
         other => {
             let detail = format!("{other:?} is not a driver of this shim");

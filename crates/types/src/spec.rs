@@ -591,6 +591,27 @@ pub struct LogSpec {
     pub options: BTreeMap<String, String>,
 }
 
+impl LogSpec {
+    /// The option that holds the file of a [`LogDriver::Cri`] log.
+    const PATH: &str = "path";
+
+    /// A log in Kubernetes' format in the file `path`, absolute, whose directory exists.
+    #[must_use]
+    pub fn cri(path: &str) -> Self {
+        let options = BTreeMap::from([(Self::PATH.to_owned(), path.to_owned())]);
+        Self { driver: LogDriver::Cri, options }
+    }
+
+    /// The file of such a log; `None` for another driver, whose file is the engine's choice.
+    #[must_use]
+    pub fn cri_path(&self) -> Option<&str> {
+        match self.driver {
+            LogDriver::Cri => self.options.get(Self::PATH).map(String::as_str),
+            LogDriver::JsonFile | LogDriver::Local | LogDriver::None => None,
+        }
+    }
+}
+
 /// Log drivers that exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -599,6 +620,9 @@ pub enum LogDriver {
     JsonFile,
     /// A compact binary form.
     Local,
+    /// Lines of text as kubelet reads them, in the file that [`LogSpec::cri`] names. Only for
+    /// containers of pods: no flag and no request of Docker's names it.
+    Cri,
     /// Not kept.
     None,
 }
@@ -610,6 +634,7 @@ impl LogDriver {
         match self {
             Self::JsonFile => "json-file",
             Self::Local => "local",
+            Self::Cri => "cri",
             Self::None => "none",
         }
     }

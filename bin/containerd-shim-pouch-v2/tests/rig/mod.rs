@@ -273,6 +273,16 @@ impl Rig {
         stream
     }
 
+    /// What is said to the request for a new log file.
+    pub fn reopen_log(&self) -> String {
+        let Ok(stream) = UnixStream::connect(self.bundle.join("io.sock")) else {
+            return "nobody listens".to_owned();
+        };
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        (&stream).write_all(b"{\"order\":\"reopen-log\",\"id\":\".\"}\n").unwrap();
+        read_line(&stream)
+    }
+
     /// Ends the shim in the orderly way and checks that it is gone.
     pub async fn finish(mut self) {
         if self.kill("", 9).await.is_ok() {

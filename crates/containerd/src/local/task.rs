@@ -176,6 +176,10 @@ impl Task for LocalTask {
         call!(self, update, "update", RUNTIME, request).map(drop)
     }
 
+    async fn reopen_log(&self) -> Result<()> {
+        streams::reopen_log(&self.io_socket, &self.id).await
+    }
+
     fn as_process(self: Arc<Self>) -> Arc<dyn Process> {
         self
     }

@@ -221,6 +221,10 @@ impl Task for RemoteTask {
         call!(self, update, "update", RUNTIME, message)
     }
 
+    async fn reopen_log(&self) -> Result<()> {
+        streams::reopen_log(&self.run.io_socket(), &self.run.id).await
+    }
+
     fn as_process(self: Arc<Self>) -> Arc<dyn Process> {
         self
     }

@@ -1,8 +1,9 @@
 //! Containers of a shim that is not ours: runc's.
 
 use pouch_containerd::*;
-use pouch_types::Signal;
 use pouch_types::spec::Attach;
+use pouch_types::spec::LogDriver;
+use pouch_types::{Classified as _, ErrorKind, Signal};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
@@ -118,4 +119,58 @@ async fn a_dead_daemon_loses_no_line_and_no_exit() {
     assert_eq!(log.lines().count(), 20_000);
     assert!(log.contains("line 19999\\n"));
     rig.assert_empty();
+}
+
+/// A log in Kubernetes' format is renamed and reopened while the container prints.
+async fn reopens(mut rig: Rig, mut request: CreateRequest) {
+    let log = request.log.as_mut().unwrap();
+    log.driver = LogDriver::Cri;
+    let path = log.path.clone();
+    let container = rig.backend.create(request).await.unwrap();
+    let task = container.new_task(PIPES).await.unwrap();
+    let refused = task.reopen_log().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    task.start().await.unwrap();
+    let old = path.with_extension("old");
+    std::fs::rename(&path, &old).unwrap();
+    let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap().lines().count();
+    within("lines before", async {
+        while lines(&old) == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(!path.exists());
+    task.reopen_log().await.unwrap();
+    let before = lines(&old);
+    within("lines after", async {
+        while lines(&path) == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(lines(&old), before);
+    task.kill(Signal::KILL).await.unwrap();
+    rig.exit().await;
+    container.delete().await.unwrap();
+    let text = std::fs::read_to_string(&old).unwrap() + &std::fs::read_to_string(&path).unwrap();
+    let numbers: Vec<usize> =
+        text.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>());
+    rig.assert_empty();
+}
+
+const COUNTS: [&str; 3] = ["sh", "-c", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.001; done"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_reopened_by_the_keeper() {
+    let Some((rig, request)) = foreign(&COUNTS).await else { return };
+    reopens(rig, request).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_reopened_by_our_shim() {
+    let Some(rig) = Rig::new().await else { return };
+    let request = rig.request(&COUNTS);
+    reopens(rig, request).await;
 }

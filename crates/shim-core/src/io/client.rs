@@ -25,9 +25,21 @@ pub(crate) const STALL: Duration = Duration::from_secs(10);
 /// Send buffer asked for when the last bytes are to be left with the kernel.
 const FINAL_BUFFER: usize = 1024 * 1024;
 
+/// What a client may ask for instead of the streams. Its line has an `id` that no process has, so
+/// that a shim of before, which knows no orders, refuses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Order {
+    /// The log's file was renamed; write to a new one. Answered when that is so.
+    ReopenLog,
+}
+
 /// The line that a client begins with.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Hello {
+    /// Concerns the container; the other fields mean nothing then.
+    #[serde(default)]
+    pub(crate) order: Option<Order>,
     /// Exec id; empty for the container's own process.
     #[serde(default)]
     pub(crate) id: String,

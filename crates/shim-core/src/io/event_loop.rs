@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use tokio::sync::{mpsc, oneshot};
 
-use super::client::{Hello, STALL};
+use super::client::{Hello, Order, STALL};
 use super::session::{Context, Session};
 use super::watched::Watched;
 use super::{Command, Key, token};
@@ -295,10 +295,14 @@ impl EventLoop {
             Ok(hello) if end.is_some() => hello,
             _ => return refuse(&pending.socket, "the first line is not a request to attach"),
         };
+        let wanted = if hello.order.is_some() { "" } else { &*hello.id };
         let session = self.sessions.values_mut().find(|session| {
-            !session.removed && session.container == pending.container && *session.exec == *hello.id
+            !session.removed && session.container == pending.container && *session.exec == *wanted
         });
         match session {
+            Some(session) if hello.order == Some(Order::ReopenLog) => {
+                session.reopen_log(pending.socket);
+            }
             None => refuse(&pending.socket, "no such process"),
             Some(session) => match session.refusal() {
                 Some(reason) => refuse(&pending.socket, reason),
@@ -309,7 +313,16 @@ impl EventLoop {
 }
 
 /// Answers on a fresh connection, whose buffer is empty.
-fn refuse(socket: &OwnedFd, reason: &str) {
-    let text = format!("{{\"error\":\"{reason}\"}}\n");
+pub(super) fn refuse(socket: &OwnedFd, reason: &str) {
+    let text = format!("{}\n", serde_json::json!({ "error": reason }));
+    say(socket, &text);
+}
+
+/// As [`refuse`], of an order that was obeyed.
+pub(super) fn accept_order(socket: &OwnedFd) {
+    say(socket, "{\"ok\":true}\n");
+}
+
+fn say(socket: &OwnedFd, text: &str) {
     let _ = rustix::net::send(socket, text.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
 }

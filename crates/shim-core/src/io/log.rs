@@ -5,6 +5,7 @@
 //! is dropped and counted in the log.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use pouch_logfile::{LogError, RecordRef, Stream, Writer};
@@ -40,6 +41,14 @@ impl Log {
         }
     }
 
+    /// Goes on in a new file, behind what was appended before; the answer goes to `client`.
+    pub(crate) fn reopen(&mut self, client: OwnedFd) {
+        match self {
+            Self::Direct { writer, .. } => answer(&client, writer.reopen()),
+            Self::Queued(queue) => queue.reopen(client),
+        }
+    }
+
     /// Gives back buffers.
     pub(crate) fn shrink(&mut self) {
         if let Self::Direct { writer, .. } = self {
@@ -60,6 +69,15 @@ fn note(result: Result<(), LogError>, failing: &mut bool) {
     }
 }
 
+fn answer(client: &OwnedFd, result: Result<(), LogError>) {
+    match result {
+        Ok(()) => super::event_loop::accept_order(client),
+        Err(error) => {
+            super::event_loop::refuse(client, &pouch_types::error::chain(&error));
+        }
+    }
+}
+
 /// A record that waits for the disk.
 #[derive(Debug)]
 struct Waiting {
@@ -74,6 +92,8 @@ struct Backlog {
     records: VecDeque<Waiting>,
     bytes: usize,
     dropped: u64,
+    /// Clients that wait for a new file, [`MAX_REOPENING`] at most.
+    reopening: Vec<OwnedFd>,
     closed: bool,
 }
 
@@ -96,6 +116,8 @@ pub(crate) struct QueuedLog {
     capacity: usize,
 }
 
+/// Clients that may wait for a new file.
+const MAX_REOPENING: usize = 16;
 /// Memory that a waiting record takes beside its line.
 const OVERHEAD: usize = 64;
 
@@ -125,6 +147,17 @@ impl QueuedLog {
             line: record.line.into(),
         });
     }
+
+    fn reopen(&mut self, client: OwnedFd) {
+        let mut backlog = self.shared.lock();
+        if backlog.reopening.len() < MAX_REOPENING {
+            backlog.reopening.push(client);
+        } else {
+            super::event_loop::refuse(&client, "the log is being reopened");
+        }
+        drop(backlog);
+        self.shared.changed.notify_all();
+    }
 }
 
 impl Drop for QueuedLog {
@@ -139,14 +172,15 @@ fn run(shared: &Shared, writer: &mut Writer) {
     let mut failing = false;
     loop {
         let mut backlog = shared.lock();
-        while backlog.records.is_empty() && !backlog.closed {
+        while backlog.records.is_empty() && backlog.reopening.is_empty() && !backlog.closed {
             backlog = shared.changed.wait(backlog).unwrap_or_else(PoisonError::into_inner);
         }
-        if backlog.records.is_empty() {
+        if backlog.records.is_empty() && backlog.reopening.is_empty() {
             return;
         }
         let records = std::mem::take(&mut backlog.records);
         backlog.bytes = 0;
+        let reopening = std::mem::take(&mut backlog.reopening);
         writer.note_dropped(std::mem::take(&mut backlog.dropped));
         drop(backlog);
         for record in records {
@@ -159,5 +193,8 @@ fn run(shared: &Shared, writer: &mut Writer) {
             note(writer.append(record), &mut failing);
         }
         note(writer.flush(), &mut failing);
+        for client in reopening {
+            answer(&client, writer.reopen());
+        }
     }
 }

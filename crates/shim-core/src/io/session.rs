@@ -9,6 +9,7 @@ use rustix::event::epoll::EventFlags;
 use tokio::sync::oneshot;
 
 use super::client::{Client, Framing, Hello, Pace, Room};
+use super::event_loop::refuse;
 use super::input::{INPUT_CHUNK, Input};
 use super::log::Log;
 use super::output::{Chunk, Output};
@@ -155,6 +156,18 @@ impl Session {
             _ if !self.attachable => Some("its stdio is not held by the shim"),
             Phase::Created | Phase::Started => None,
             Phase::Exited { .. } | Phase::Drained => Some("the process has exited"),
+        }
+    }
+
+    /// Has the log go on in a new file. Not when the process does not run: nothing would come into
+    /// the file.
+    pub(crate) fn reopen_log(&mut self, client: OwnedFd) {
+        match (&self.phase, &mut self.log) {
+            (Phase::Started, Some(log)) => log.reopen(client),
+            (Phase::Started, None) => refuse(&client, "the container keeps no log"),
+            (Phase::Created | Phase::Exited { .. } | Phase::Drained, _) => {
+                refuse(&client, "the container does not run");
+            }
         }
     }
 
