@@ -145,15 +145,29 @@ impl Engine {
     /// `NotFound`.
     pub async fn size(&self, key: &str) -> Result<(u64, u64), EngineError> {
         let container = self.find(key)?;
-        let usage = self
-            .inner
-            .snapshots
-            .usage(&container.id)
-            .await
-            .map_err(|e| EngineError::wrap("measure the container", e))?;
+        let usage = self.written(key).await?;
         let image = container.view().image.to_string();
         let below = self.inner.images.resolve(&image).map_or(0, |image| image.size);
         Ok((usage.size, usage.size + below))
+    }
+
+    /// What a container has written into its root file system, by walking it.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn written(&self, key: &str) -> Result<pouch_snapshot::Usage, EngineError> {
+        let container = self.find(key)?;
+        let usage = self.inner.snapshots.usage(&container.id).await;
+        usage.map_err(|e| EngineError::wrap("measure the container", e))
+    }
+
+    /// Bytes and files of all unpacked layers, each counted once.
+    #[must_use]
+    pub fn layer_totals(&self) -> (u64, u64) {
+        let layers = self.inner.snapshots.layers();
+        layers.iter().fold((0, 0), |(bytes, files), layer| {
+            (bytes + layer.size, files + layer.entries)
+        })
     }
 
     fn announce(&self, key: &str, action: &str) {

@@ -45,6 +45,7 @@ pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(),
         .map_err(|e| EngineError::wrap("list what the backend holds", e))?;
     let mut loaded: HashMap<ContainerId, Loaded> =
         loaded.into_iter().map(|l| (l.container.id().clone(), l)).collect();
+    crate::pod::restore::load(engine, rebuild, &mut loaded).await?;
     let mut live = Vec::new();
     let now = Timestamp::now();
     for mut record in records {
@@ -140,6 +141,8 @@ fn make_directories(engine: &Inner) -> Result<(), EngineError> {
         config.exec_root.join("netns"),
         config.exec_root.join("shm"),
         config.exec_root.join("runtime"),
+        config.data_root.join("pods"),
+        config.exec_root.join("pods"),
     ] {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -166,7 +169,7 @@ async fn forget_removed(engine: &Inner, records: Vec<Record>) -> Vec<Record> {
     let (here, gone): (Vec<_>, Vec<_>) =
         records.into_iter().partition(|r| engine.config.container_dir(&r.id).exists());
     for record in gone {
-        let result = remove::forget_row(engine, record.id.clone(), record.image.clone()).await;
+        let result = remove::forget_row(engine, &record).await;
         if let Err(error) = result {
             let error = pouch_types::error::chain(&error);
             tracing::error!(container.id = %record.id, error, "cannot forget a removed container");
@@ -313,6 +316,13 @@ impl Strays {
             })
         };
         let unknown = |id: &ContainerId| engine.index.get(id).is_none();
+        let mounted: HashSet<ContainerId> = engine
+            .index
+            .all()
+            .iter()
+            .flat_map(|c| c.view().mounts.clone())
+            .filter_map(|mount| Some(mount.image?.snapshot))
+            .collect();
         let idle =
             |id: &ContainerId| engine.index.get(id).is_none_or(|c| c.view().sandbox_key.is_none());
         Self {
@@ -320,7 +330,12 @@ impl Strays {
                 .filter(|(id, _)| unknown(id))
                 .map(|(_, path)| path)
                 .collect(),
-            snapshots: engine.snapshots.containers().into_iter().filter(unknown).collect(),
+            snapshots: engine
+                .snapshots
+                .containers()
+                .into_iter()
+                .filter(|id| unknown(id) && !mounted.contains(id))
+                .collect(),
             namespaces: named(config.exec_root.join("netns"))
                 .filter(|(id, _)| idle(id))
                 .map(|(_, path)| path)

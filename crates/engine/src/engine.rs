@@ -49,6 +49,8 @@ pub struct Seams {
     pub networks: Networks,
     /// Volumes.
     pub volumes: Volumes,
+    /// Networks of pods, for a daemon that serves them.
+    pub cni: Option<pouch_cni::Cni>,
     /// Whether the database was lost and is to be rebuilt from the records beside the containers.
     pub rebuild: Rebuild,
 }
@@ -80,6 +82,9 @@ pub(crate) struct Inner {
     pub(crate) index: Index,
     pub(crate) events: EventBus,
     pub(crate) execs: exec::Execs,
+    pub(crate) pods: crate::pod::Pods,
+    /// Networks of pods; `None` where no pods are served.
+    pub(crate) cni: Option<pouch_cni::Cni>,
     pub(crate) cgroups: Arc<Layout>,
     pub(crate) support: pouch_cgroup::Support,
     pub(crate) host: pouch_oci::HostFeatures,
@@ -118,6 +123,8 @@ impl Engine {
             index: Index::default(),
             events: EventBus::default(),
             execs: exec::Execs::default(),
+            pods: crate::pod::Pods::default(),
+            cni: seams.cni,
             support: cgroups.support(),
             cgroups,
             host,
@@ -187,6 +194,12 @@ impl Engine {
         pouch_oci::default_readonly_paths()
     }
 
+    /// Whether the kernel confines by AppArmor.
+    #[must_use]
+    pub fn has_apparmor(&self) -> bool {
+        self.inner.host.apparmor
+    }
+
     /// Directories of a container's root file system, by Docker's names for them.
     ///
     /// There is no `MergedDir`: the root is mounted in the shim's namespace alone.
@@ -247,6 +260,20 @@ impl Engine {
 
     pub(crate) fn find(&self, key: &str) -> Result<Arc<Container>, EngineError> {
         self.inner.index.find(key)
+    }
+
+    /// A container whose life is its user's to decide, not that of Kubernetes: kubelet would undo
+    /// what others do to its pods, or be misled by it.
+    pub(crate) fn find_free(&self, key: &str) -> Result<Arc<Container>, EngineError> {
+        let container = self.find(key)?;
+        match &container.view().spec.pod {
+            None => Ok(container),
+            Some(member) => Err(EngineError::conflict(format!(
+                "container {} belongs to pod sandbox {} of Kubernetes, which alone changes it",
+                container.id,
+                member.pod.short()
+            ))),
+        }
     }
 }
 
@@ -328,8 +355,11 @@ async fn listen(engine: Arc<Inner>, mut events: mpsc::Receiver<backend::Event>) 
         match event {
             backend::Event::Exit { container, exec: None, status, .. } => {
                 crate::failpoint::hit("exit:reported");
-                if let Some(container) = engine.index.get(&container) {
-                    crate::lifecycle::cleanup::reported(&container, status).await;
+                match engine.index.get(&container) {
+                    Some(container) => {
+                        crate::lifecycle::cleanup::reported(&container, status).await;
+                    }
+                    None => crate::pod::process_ended(&engine, &container).await,
                 }
             }
             backend::Event::Exit { container, exec: Some(exec), status, .. } => {
@@ -340,10 +370,13 @@ async fn listen(engine: Arc<Inner>, mut events: mpsc::Receiver<backend::Event>) 
                 tracing::info!(container.id = %container, "the kernel killed a process for memory");
             }
             backend::Event::Lost { container } => {
-                if let Some(container) = engine.index.get(&container) {
-                    engine.tasks.spawn(async move {
-                        crate::lifecycle::cleanup::supervisor_lost(&container).await;
-                    });
+                match engine.index.get(&container) {
+                    Some(container) => {
+                        engine.tasks.spawn(async move {
+                            crate::lifecycle::cleanup::supervisor_lost(&container).await;
+                        });
+                    }
+                    None => crate::pod::process_ended(&engine, &container).await,
                 }
             }
         }

@@ -21,6 +21,8 @@ pub enum EventKind {
     Network,
     Volume,
     Daemon,
+    /// A pod's sandbox. Docker has no such thing, so its face does not tell of it.
+    Pod,
 }
 
 impl EventKind {
@@ -33,6 +35,7 @@ impl EventKind {
             Self::Network => "network",
             Self::Volume => "volume",
             Self::Daemon => "daemon",
+            Self::Pod => "pod",
         }
     }
 }

@@ -12,6 +12,7 @@ use pouch_oci::{ExecProcess, Rights};
 use pouch_rootfd::RootFd;
 use pouch_types::spec::Attach;
 use pouch_types::{Classified as _, ContainerId, ErrorKind, ExecId};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
@@ -25,6 +26,8 @@ use crate::{Engine, EngineError};
 
 /// Sessions kept per container; beyond them the oldest that ended is forgotten.
 const KEPT: usize = 256;
+/// Bytes read at once of a session's output.
+const CHUNK: usize = 16 << 10;
 /// Exit code of a session that was forgotten before its end.
 const NO_CODE: i32 = 255;
 /// Time for the processes of a session that must end.
@@ -86,6 +89,11 @@ impl Session {
             Ok(State::Ended { code }) => *code,
             _ => NO_CODE,
         }
+    }
+
+    /// Kills the process and what it has started.
+    pub(crate) async fn kill_tree(&self) {
+        self.kill().await;
     }
 
     /// Kills the process.
@@ -412,7 +420,12 @@ async fn process(
             // The container's own view of its files, links followed inside it.
             let root = RootFd::open(format!("/proc/{pid}/root"))
                 .map_err(|e| EngineError::wrap("open the container's root", e))?;
-            let user = pouch_oci::resolve_user(&root, &exec.user, &spec.process.group_add)
+            let user = pouch_oci::resolve_user(
+                &root,
+                &exec.user,
+                &spec.process.group_add,
+                spec.process.groups,
+            )
                 .map_err(|e| EngineError::wrap("find the user", e))?;
             Some(user)
         };
@@ -433,6 +446,26 @@ async fn process(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
+}
+
+/// Reads Docker's frames to their end and hands each piece on with its stream's number: 1 is
+/// standard output, 2 standard error.
+pub(crate) async fn read_frames(mut stream: UnixStream, mut each: impl FnMut(u8, &[u8])) {
+    let mut header = [0u8; 8];
+    let mut chunk = vec![0u8; CHUNK];
+    while stream.read_exact(&mut header).await.is_ok() {
+        let mut left = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        while left > 0 {
+            let part = left.min(chunk.len());
+            match stream.read(&mut chunk[..part]).await {
+                Ok(0) | Err(_) => return,
+                Ok(n) => {
+                    each(header[0], &chunk[..n]);
+                    left -= n;
+                }
+            }
+        }
+    }
 }
 
 /// Whether a container may be given more processes.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use pouch_types::spec::{Attach, ContainerSpec, Healthcheck};
-use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
 use crate::container::Container;
@@ -167,7 +166,12 @@ impl Monitor {
         let mut output = Vec::new();
         let work = async {
             if let Some(stream) = stream {
-                collect(stream, &mut output).await;
+                // What exceeds the cap is read and dropped.
+                let keep = |_, bytes: &[u8]| {
+                    let room = OUTPUT_MAX.saturating_sub(output.len()).min(bytes.len());
+                    output.extend_from_slice(&bytes[..room]);
+                };
+                exec::read_frames(stream, keep).await;
             }
             session.exit_code().await
         };
@@ -179,26 +183,6 @@ impl Monitor {
         let _ = tokio::time::timeout(KILL_PATIENCE, session.exit_code()).await;
         let timeout = self.probe.timeout.as_secs_f32();
         Some(done(-1, format!("Health check exceeded timeout ({timeout}s)")))
-    }
-}
-
-/// Takes the payloads of Docker's frames; what exceeds the cap is read and dropped.
-async fn collect(mut stream: tokio::net::UnixStream, output: &mut Vec<u8>) {
-    let mut header = [0u8; 8];
-    let mut chunk = [0u8; 1024];
-    while stream.read_exact(&mut header).await.is_ok() {
-        let mut left = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
-        while left > 0 {
-            let part = left.min(chunk.len());
-            match stream.read(&mut chunk[..part]).await {
-                Ok(0) | Err(_) => return,
-                Ok(n) => {
-                    let room = OUTPUT_MAX.saturating_sub(output.len()).min(n);
-                    output.extend_from_slice(&chunk[..room]);
-                    left -= n;
-                }
-            }
-        }
     }
 }
 

@@ -55,6 +55,17 @@ impl Engine {
         Ok(removed)
     }
 
+    /// Gives up Kubernetes' claim on all names of an image; it goes when nobody else holds one.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn disown_image(&self, id: &ImageId) -> Result<(), EngineError> {
+        let before = self.named();
+        let removed = self.inner.images.disown(id, Owner::Cri).await?;
+        self.tell_removed(&removed, &before, None);
+        Ok(())
+    }
+
     /// Removes images that no container uses.
     ///
     /// # Errors

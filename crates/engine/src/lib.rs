@@ -24,6 +24,7 @@ mod logs;
 mod manage;
 mod names;
 mod observe;
+pub mod pod;
 mod resources;
 mod streams;
 pub mod system;
@@ -37,6 +38,8 @@ pub use error::EngineError;
 pub use events::{Event, EventKind, EventStream};
 pub use images::ImageNews;
 pub use manage::{LabelFilter, Pruned};
+pub use pod::{ExecOutput, ExecSync, NetworkState, PodPhase, PodUsage, PodView, ProcessUser};
+pub use pouch_snapshot::Usage as Written;
 pub use view::*;
 
 use pouch_types::failpoint;

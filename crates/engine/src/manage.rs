@@ -143,7 +143,9 @@ impl Engine {
             let rests =
                 matches!(view.state.status, Status::Created | Status::Exited | Status::Dead);
             let old = until.is_none_or(|until| view.created < until);
-            if !rests || !old || !labels.matches(&view.spec.labels) {
+            // What rests in a pod is kubelet's to collect.
+            let free = view.spec.pod.is_none();
+            if !free || !rests || !old || !labels.matches(&view.spec.labels) {
                 continue;
             }
             let id = view.id.as_str();

@@ -150,8 +150,13 @@ fn from_proc(pids: &[u32]) -> Top {
 }
 
 /// Counters of the interfaces in the network namespace of `pid`, loopback excepted.
-fn network_counters(pid: u32) -> Vec<(String, NetworkCounters)> {
-    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/net/dev")) else { return Vec::new() };
+pub(crate) fn network_counters(pid: u32) -> Vec<(String, NetworkCounters)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/net/dev"));
+    text.map_or_else(|_| Vec::new(), |text| parse_counters(&text))
+}
+
+/// The content of /proc/net/dev, loopback excepted.
+pub(crate) fn parse_counters(text: &str) -> Vec<(String, NetworkCounters)> {
     text.lines().skip(2).filter_map(parse_interface).filter(|(name, _)| name != "lo").collect()
 }
 

@@ -1,9 +1,12 @@
 //! Changing limits and the restart policy of a container that exists.
 
+use std::sync::Arc;
+
 use pouch_containerd as backend;
 use pouch_types::spec::Resources;
 
 use crate::api::UpdateOptions;
+use crate::container::Container;
 use crate::container::actor::Message;
 use crate::{Engine, EngineError};
 
@@ -15,9 +18,17 @@ impl Engine {
     pub async fn update(
         &self,
         key: &str,
+        options: UpdateOptions,
+    ) -> Result<Vec<String>, EngineError> {
+        let container = self.find_free(key)?;
+        self.update_container(&container, options).await
+    }
+
+    pub(crate) async fn update_container(
+        &self,
+        container: &Arc<Container>,
         mut options: UpdateOptions,
     ) -> Result<Vec<String>, EngineError> {
-        let container = self.find(key)?;
         let warnings = self.inner.support.clamp(&mut options.resources);
         let view = container.view();
         let mut spec = (*view.spec).clone();
@@ -31,7 +42,7 @@ impl Engine {
             spec.restart = restart;
         }
         if view.state.is_running() && options.resources != Resources::default() {
-            let cgroup = self.cgroup(&container)?;
+            let cgroup = self.cgroup(container)?;
             let limits = options.resources.clone();
             tokio::task::spawn_blocking(move || cgroup.update(&limits))
                 .await

@@ -217,6 +217,18 @@ pub struct MountPoint {
     /// The volume was made for this mount alone and goes with its container.
     #[serde(default)]
     pub anonymous: bool,
+    /// The root file system that an image was given for this mount.
+    #[serde(default)]
+    pub image: Option<ImageMount>,
+}
+
+/// An image that is mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ImageMount {
+    /// The image.
+    pub image: ImageId,
+    /// Its root file system, as the snapshotter knows it.
+    pub snapshot: ContainerId,
 }
 
 /// An exec session.

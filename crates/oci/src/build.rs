@@ -1,9 +1,11 @@
 //! A container's specification, put together.
 
-use pouch_types::spec::{CgroupnsMode, IpcMode, PidMode, UtsMode};
+use std::collections::BTreeMap;
+
+use pouch_types::spec::{CgroupnsMode, ContainerSpec, IpcMode, PidMode, UtsMode};
 
 use crate::capability;
-use crate::context::{BuildContext, CgroupDriver, NetworkNamespace};
+use crate::context::{BuildContext, CgroupDriver, Defaults, NetworkNamespace};
 use crate::device;
 use crate::error::SpecError;
 use crate::exec::user_of;
@@ -22,8 +24,19 @@ use crate::sysctl;
 const INIT: &str = "/dev/init";
 const INIT_BESIDE: &str = "/sbin/docker-init";
 
+/// Whose namespace a container of a pod joins, in messages.
+const POD: &str = "the pod";
+
 /// Ranges of ids in a user namespace: what the kernel takes (340 since 4.15).
 const MAX_ID_MAPS: usize = 340;
+
+/// Annotations by which shims know a pod: `sandbox` or `container`, the sandbox's id, the
+/// container's name in the pod.
+pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+/// See [`CONTAINER_TYPE`].
+pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+/// See [`CONTAINER_TYPE`].
+pub const CONTAINER_NAME: &str = "io.kubernetes.cri.container-name";
 
 /// A specification, and what could not be had exactly as asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,10 +116,26 @@ pub fn build(context: &BuildContext<'_>) -> Result<Built, SpecError> {
         root: Root { path: context.rootfs.to_owned(), readonly: spec.read_only_rootfs },
         hostname: if own_uts { context.hostname.to_owned() } else { String::new() },
         mounts: mounts.list,
-        annotations: security::annotations(&spec.annotations, defaults, &mut warnings)?,
+        annotations: annotations(spec, defaults, &mut warnings)?,
         linux,
     };
     Ok(Built { spec, warnings })
+}
+
+/// Annotations for the runtime. Those that tell a shim which containers belong together, in
+/// containerd's words, are the engine's own and cannot be given.
+fn annotations(
+    spec: &ContainerSpec,
+    defaults: &Defaults,
+    warnings: &mut Vec<String>,
+) -> Result<BTreeMap<String, String>, SpecError> {
+    let mut annotations = security::annotations(&spec.annotations, defaults, warnings)?;
+    if let Some(member) = &spec.pod {
+        annotations.insert(CONTAINER_TYPE.to_owned(), "container".to_owned());
+        annotations.insert(SANDBOX_ID.to_owned(), member.pod.to_string());
+        annotations.insert(CONTAINER_NAME.to_owned(), member.name.clone());
+    }
+    Ok(annotations)
 }
 
 /// The bind of our init, for a container that asks for it and has process 1 to itself.
@@ -142,19 +171,29 @@ fn namespaces(context: &BuildContext<'_>) -> Result<Vec<Namespace>, SpecError> {
         }
         NetworkNamespace::Host => {}
     }
-    if asked.uts == UtsMode::Private {
-        list.push(own(NamespaceKind::Uts));
-    }
     // A name without its path must not become a namespace of its own, nor the host's.
     let missing = |field, name: &str| {
-        SpecError::invalid(field, format!("the namespace of container {name} is not known"))
+        SpecError::invalid(field, format!("the namespace of {name} is not known"))
     };
+    match asked.uts {
+        UtsMode::Private => list.push(own(NamespaceKind::Uts)),
+        UtsMode::Host => {}
+        UtsMode::Pod => {
+            let path =
+                resolved.uts.as_deref().ok_or_else(|| missing("HostConfig.UTSMode", POD))?;
+            list.push(join(NamespaceKind::Uts, path));
+        }
+    }
     match &asked.pid {
         PidMode::Private => list.push(own(NamespaceKind::Pid)),
         PidMode::Host => {}
         PidMode::Container(name) => {
             let path =
                 resolved.pid.as_deref().ok_or_else(|| missing("HostConfig.PidMode", name))?;
+            list.push(join(NamespaceKind::Pid, path));
+        }
+        PidMode::Pod => {
+            let path = resolved.pid.as_deref().ok_or_else(|| missing("HostConfig.PidMode", POD))?;
             list.push(join(NamespaceKind::Pid, path));
         }
     }
@@ -166,6 +205,10 @@ fn namespaces(context: &BuildContext<'_>) -> Result<Vec<Namespace>, SpecError> {
         IpcMode::Container(name) => {
             let path =
                 resolved.ipc.as_deref().ok_or_else(|| missing("HostConfig.IpcMode", name))?;
+            list.push(join(NamespaceKind::Ipc, path));
+        }
+        IpcMode::Pod => {
+            let path = resolved.ipc.as_deref().ok_or_else(|| missing("HostConfig.IpcMode", POD))?;
             list.push(join(NamespaceKind::Ipc, path));
         }
     }

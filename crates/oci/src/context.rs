@@ -65,6 +65,15 @@ pub enum ResolvedKind {
         /// How the mount that the source lies on propagates; a shared or slave bind needs it so.
         source_propagation: SourcePropagation,
     },
+    /// Whatever the mount calls know, read-only.
+    Other {
+        /// Type of the file system.
+        kind: String,
+        /// Source.
+        source: String,
+        /// Its options.
+        options: Vec<String>,
+    },
     /// Memory.
     Tmpfs {
         /// Bytes; `None` is half the memory.
@@ -109,6 +118,8 @@ pub struct ResolvedNamespaces {
     pub pid: Option<String>,
     /// `/proc/<pid>/ns/ipc` of the container to join, for `IpcMode::Container`.
     pub ipc: Option<String>,
+    /// Path of the pod's, for `UtsMode::Pod`.
+    pub uts: Option<String>,
     /// Directory on the host to bind to `/dev/shm`: of the joined or of the shareable container.
     /// `None` makes a new tmpfs, binds the host's or makes none, as the IPC mode says.
     pub shm: Option<String>,

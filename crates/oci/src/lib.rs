@@ -37,7 +37,7 @@ mod sysctl;
 mod tests;
 pub mod user;
 
-pub use build::{Built, build};
+pub use build::{Built, CONTAINER_NAME, CONTAINER_TYPE, SANDBOX_ID, build};
 pub use capability::{Capability, CapabilitySet};
 pub use context::{
     Access, BuildContext, CgroupDriver, Defaults, IdMaps, NetworkNamespace, ResolvedKind,
@@ -50,4 +50,5 @@ pub use host::HostFeatures;
 pub use image::{ImageConfigView, merge_image};
 pub use process::{command, environment};
 pub use security::{default_masked_paths, default_readonly_paths};
+pub use sysctl::check_pod as check_pod_sysctls;
 pub use user::{ResolvedUser, resolve_user};

@@ -130,7 +130,10 @@ fn defaults(context: &BuildContext<'_>) -> Vec<Mount> {
         (IpcMode::Host, None) => {
             Some(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]))
         }
-        (IpcMode::Private | IpcMode::Shareable | IpcMode::Container(_), None) => {
+        (
+            IpcMode::Private | IpcMode::Shareable | IpcMode::Container(_) | IpcMode::Pod,
+            None,
+        ) => {
             let bytes = context.spec.shm_size.unwrap_or(context.defaults.shm_size);
             let size = format!("size={bytes}");
             let options = ["nosuid", "noexec", "nodev", "mode=1777", size.as_str()];
@@ -150,6 +153,13 @@ fn user_mount(asked: &ResolvedMount, context: &BuildContext<'_>) -> Result<Mount
             options.extend(read_only(asked, context)?);
             options.push(asked.propagation.unwrap_or(Propagation::Rprivate).as_str());
             Ok(mount(&asked.destination, "bind", source, &options))
+        }
+        ResolvedKind::Other { kind, source, options } => {
+            let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
+            // What a snapshot says of itself stands against it being read-only here.
+            options.retain(|option| *option != "rw");
+            options.extend(["ro", "nosuid", "nodev"]);
+            Ok(mount(&asked.destination, kind, source, &options))
         }
         ResolvedKind::Tmpfs { size, mode, options } => {
             let mut all = vec!["noexec", "nosuid", "nodev", "rprivate"];

@@ -66,6 +66,21 @@ pub(crate) fn resolve(
     Ok(set)
 }
 
+/// Checks the parameters of a pod whose namespaces of IPC and network are its own or the host's.
+///
+/// # Errors
+/// [`SpecError::Invalid`] with the name of what no namespace of the pod holds.
+pub fn check_pod(
+    asked: &BTreeMap<String, String>,
+    ipc: &IpcMode,
+    network: &NetworkNamespace,
+) -> Result<(), SpecError> {
+    if asked.len() > MAX_SYSCTLS {
+        return Err(SpecError::invalid(FIELD, "too many parameters"));
+    }
+    asked.iter().try_for_each(|(name, value)| check(name, value, ipc, network))
+}
+
 fn maps_all_groups(maps: &IdMaps) -> bool {
     let mapped: u64 = maps.gids.iter().map(|map| u64::from(map.size)).sum();
     mapped > u64::from(i32::MAX as u32)
@@ -102,6 +117,7 @@ fn check(
         return match ipc {
             IpcMode::Host => wrong("is not allowed in the host's IPC namespace"),
             IpcMode::Container(_) => wrong("is not allowed in another container's IPC namespace"),
+            IpcMode::Pod => wrong("is the pod's to set"),
             IpcMode::Private | IpcMode::Shareable | IpcMode::None => Ok(()),
         };
     }

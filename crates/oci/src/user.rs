@@ -8,6 +8,7 @@
 //! a file which denies its group access denies this process too.
 
 use pouch_rootfd::RootFd;
+use pouch_types::spec::GroupsPolicy;
 use pouch_types::{Classified, ErrorKind};
 
 use crate::error::UserError;
@@ -44,10 +45,11 @@ pub fn resolve_user(
     root: &RootFd,
     user: &str,
     group_add: &[String],
+    policy: GroupsPolicy,
 ) -> Result<ResolvedUser, UserError> {
     let passwd = read(root, "/etc/passwd")?;
     let group = read(root, "/etc/group")?;
-    resolve_user_in(&passwd, &group, user, group_add)
+    resolve_user_in(&passwd, &group, user, group_add, policy)
 }
 
 fn read(root: &RootFd, path: &'static str) -> Result<String, UserError> {
@@ -68,6 +70,7 @@ pub fn resolve_user_in(
     group: &str,
     user: &str,
     group_add: &[String],
+    policy: GroupsPolicy,
 ) -> Result<ResolvedUser, UserError> {
     let (user_part, group_part) = user.split_once(':').unwrap_or((user, ""));
     let wanted_user = Wanted::parse(user_part)?;
@@ -96,14 +99,17 @@ pub fn resolve_user_in(
                 .ok_or_else(|| UserError::UnknownGroup((*name).to_owned()))
                 .and_then(|entry| in_range(entry.gid))?;
         }
-        // The user's groups count only when none was named.
-        Wanted::Nothing => {
-            if let Some(user) = &entry {
-                for entry in group.lines().filter_map(GroupEntry::parse) {
-                    if entry.members.split(',').any(|member| member == user.name) {
-                        push(&mut supplementary, in_range(entry.gid)?)?;
-                    }
-                }
+        Wanted::Nothing => {}
+    }
+    let from_file = match policy {
+        GroupsPolicy::UserAlone => matches!(wanted_group, Wanted::Nothing),
+        GroupsPolicy::Merge => true,
+        GroupsPolicy::Strict => false,
+    };
+    if let Some(user) = entry.as_ref().filter(|_| from_file) {
+        for entry in group.lines().filter_map(GroupEntry::parse) {
+            if entry.members.split(',').any(|member| member == user.name) {
+                push(&mut supplementary, in_range(entry.gid)?)?;
             }
         }
     }
@@ -238,7 +244,7 @@ huge:x:4294967295:
 ";
 
     fn resolve(user: &str) -> Result<ResolvedUser, UserError> {
-        resolve_user_in(PASSWD, GROUP, user, &[])
+        resolve_user_in(PASSWD, GROUP, user, &[], GroupsPolicy::UserAlone)
     }
 
     fn ids(user: &str) -> (u32, u32, Vec<u32>) {
@@ -260,6 +266,16 @@ huge:x:4294967295:
         assert_eq!(ids(":29"), (0, 29, vec![29]));
         assert_eq!(resolve("app").unwrap().home, "/home/app");
         assert_eq!(resolve("4711").unwrap().home, "/");
+    }
+
+    #[test]
+    fn who_says_which_groups() {
+        let with = |user, policy| {
+            resolve_user_in(PASSWD, GROUP, user, &["7".to_owned()], policy).unwrap().additional_gids
+        };
+        assert_eq!(with("1000:5", GroupsPolicy::UserAlone), [5, 7]);
+        assert_eq!(with("1000:5", GroupsPolicy::Merge), [5, 10, 29, 0, 7]);
+        assert_eq!(with("1000", GroupsPolicy::Strict), [1000, 7]);
     }
 
     #[test]
@@ -307,7 +323,7 @@ huge:x:4294967295:
     fn added_groups() {
         let add = |groups: &[&str]| {
             let groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
-            resolve_user_in(PASSWD, GROUP, "app:app", &groups)
+            resolve_user_in(PASSWD, GROUP, "app:app", &groups, GroupsPolicy::UserAlone)
         };
         let found = add(&["audio", "29", "7"]).unwrap();
         assert_eq!(found.additional_gids, [1000, 29, 7]);
@@ -322,7 +338,8 @@ huge:x:4294967295:
             assert!(matches!(resolve(user), Err(UserError::Malformed(_))), "{user:?}");
         }
         let passwd = "evil:x:5:5::/ho\u{b}me:/bin/sh\n";
-        assert!(matches!(resolve_user_in(passwd, "", "evil", &[]), Err(UserError::Malformed(_))));
+        let found = resolve_user_in(passwd, "", "evil", &[], GroupsPolicy::UserAlone);
+        assert!(matches!(found, Err(UserError::Malformed(_))));
     }
 
     #[test]
@@ -333,7 +350,7 @@ huge:x:4294967295:
             writeln!(group, "g{gid}:x:{}:app", gid + 5000).unwrap();
         }
         assert!(matches!(
-            resolve_user_in(PASSWD, &group, "app", &[]),
+            resolve_user_in(PASSWD, &group, "app", &[], GroupsPolicy::UserAlone),
             Err(UserError::TooMany { .. })
         ));
     }
@@ -342,20 +359,21 @@ huge:x:4294967295:
     fn files_below_a_root() {
         let dir = tempfile::tempdir().unwrap();
         let root = RootFd::open(dir.path()).unwrap();
-        assert_eq!(resolve_user(&root, "12", &[]).unwrap().uid, 12);
+        let resolve = |user| resolve_user(&root, user, &[], GroupsPolicy::UserAlone);
+        assert_eq!(resolve("12").unwrap().uid, 12);
         std::fs::create_dir(dir.path().join("etc")).unwrap();
         std::fs::write(dir.path().join("etc/passwd"), PASSWD).unwrap();
-        assert_eq!(resolve_user(&root, "app", &[]).unwrap().uid, 1000);
+        assert_eq!(resolve("app").unwrap().uid, 1000);
 
         let huge = std::fs::File::create(dir.path().join("etc/group")).unwrap();
         huge.set_len(4 << 30).unwrap();
-        assert!(matches!(resolve_user(&root, "app", &[]), Err(UserError::File { .. })));
+        assert!(matches!(resolve("app"), Err(UserError::File { .. })));
         std::fs::remove_file(dir.path().join("etc/group")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", dir.path().join("etc/group")).unwrap();
         // The link stays inside the root, where there is no such device.
-        assert_eq!(resolve_user(&root, "app", &[]).unwrap().gid, 1000);
+        assert_eq!(resolve("app").unwrap().gid, 1000);
         std::fs::remove_file(dir.path().join("etc/group")).unwrap();
         std::fs::create_dir(dir.path().join("etc/group")).unwrap();
-        assert!(matches!(resolve_user(&root, "app", &[]), Err(UserError::File { .. })));
+        assert!(matches!(resolve("app"), Err(UserError::File { .. })));
     }
 }

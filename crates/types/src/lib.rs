@@ -12,6 +12,7 @@ pub mod error;
 pub mod failpoint;
 pub mod id;
 pub mod name;
+pub mod pod;
 pub mod reference;
 pub mod signal;
 pub mod spec;

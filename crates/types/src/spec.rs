@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, ImageId};
 use crate::name::{ContainerName, VolumeName};
+use crate::pod::PodMember;
 use crate::signal::Signal;
 
 /// A container to create.
@@ -80,6 +81,9 @@ pub struct ContainerSpec {
     pub storage_opts: BTreeMap<String, String>,
     /// Rows and columns that the first TTY gets.
     pub console_size: Option<(u16, u16)>,
+    /// The pod that it belongs to; nobody but Kubernetes changes it then.
+    #[serde(default)]
+    pub pod: Option<PodMember>,
 }
 
 /// The main process of a container.
@@ -97,6 +101,9 @@ pub struct ProcessSpec {
     pub user: String,
     /// Supplementary groups by name or number.
     pub group_add: Vec<String>,
+    /// Whether the image's /etc/group has a say in the supplementary groups.
+    #[serde(default)]
+    pub groups: GroupsPolicy,
     /// Allocate a terminal.
     pub tty: bool,
     /// Keep standard input open.
@@ -105,6 +112,20 @@ pub struct ProcessSpec {
     pub stdin_once: bool,
     /// What `create` asked to attach; only echoed by inspect.
     pub attach: Attach,
+}
+
+/// Where supplementary groups come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupsPolicy {
+    /// From the request; those that /etc/group has for the user too, unless a group was named with
+    /// the user. Docker's rule.
+    #[default]
+    UserAlone,
+    /// From the request and from /etc/group, whatever was named. Kubernetes' `Merge`.
+    Merge,
+    /// From the request alone. Kubernetes' `Strict`.
+    Strict,
 }
 
 /// Streams.
@@ -217,6 +238,11 @@ pub enum MountKind {
         mode: Option<u32>,
         /// Further options of tmpfs(5) and mount flags (`exec`, `uid=…`), already validated.
         options: Vec<String>,
+    },
+    /// The files of an image, read-only.
+    Image {
+        /// Its name or id, as given.
+        image: String,
     },
 }
 
@@ -344,6 +370,8 @@ pub enum PidMode {
     Host,
     /// That of another container, by name or id as given.
     Container(String),
+    /// The pod's.
+    Pod,
 }
 
 /// `--ipc`.
@@ -361,6 +389,8 @@ pub enum IpcMode {
     Host,
     /// That of another container, by name or id as given.
     Container(String),
+    /// The pod's.
+    Pod,
 }
 
 /// `--uts`.
@@ -372,6 +402,8 @@ pub enum UtsMode {
     Private,
     /// The host's.
     Host,
+    /// The pod's.
+    Pod,
 }
 
 /// `--cgroupns`.
@@ -401,6 +433,8 @@ pub enum NetworkMode {
     Container(String),
     /// A user-defined network, by name or id as given.
     Named(String),
+    /// The pod's.
+    Pod,
 }
 
 /// Networking of a container.

@@ -20,13 +20,16 @@ use crate::view::MountPoint;
 /// The containers' table.
 pub(crate) const SCHEMA: Schema = Schema {
     owner: "engine",
-    migrations: &["CREATE TABLE containers (
-        id TEXT PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,
-        image TEXT NOT NULL,
-        revision INTEGER NOT NULL,
-        record TEXT NOT NULL
-    ) STRICT"],
+    migrations: &[
+        "CREATE TABLE containers (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            image TEXT NOT NULL,
+            revision INTEGER NOT NULL,
+            record TEXT NOT NULL
+        ) STRICT",
+        crate::pod::record::TABLE,
+    ],
 };
 
 /// Name of the copy in the container's directory.

@@ -50,7 +50,7 @@ pub(crate) fn name_in_use(name: &ContainerName, holder: &ContainerId) -> EngineE
     ))
 }
 
-async fn create(
+pub(crate) async fn create(
     engine: Arc<Inner>,
     name: Option<ContainerName>,
     mut spec: ContainerSpec,
@@ -80,13 +80,14 @@ async fn create(
     warnings.extend(rehearse(&engine, &id, &spec)?);
     let layers: Vec<_> = image.diff_ids().copied().collect();
     failpoint::hit("create:before-snapshot");
+    let mut files = Vec::new();
     let made = async {
         engine
             .snapshots
             .prepare(&id, &layers)
             .await
             .map_err(|e| EngineError::wrap("make the root file system", e))?;
-        let mounts = super::mounts::resolve(&engine, &id, &spec, &mut warnings).await?;
+        let mounts = super::mounts::resolve(&engine, &id, &spec, &mut warnings, &mut files).await?;
         let dir = engine.config.container_dir(&id);
         tokio::task::spawn_blocking(move || make_dir(&dir))
             .await
@@ -115,6 +116,7 @@ async fn create(
         Ok(record) => record,
         Err(error) => {
             undo(&engine, &id).await;
+            super::mounts::discard_images(&engine, &files).await;
             return Err(match error.kind() {
                 // The floors below name what they made by its path below their own roots.
                 ErrorKind::ResourceExhausted => EngineError::new(
@@ -192,6 +194,9 @@ impl Record {
     ) -> Result<(), CommitError> {
         self.insert(tx)?;
         pouch_image::use_image(tx, &self.image, &self.id)?;
+        for files in self.mounts.iter().filter_map(|mount| mount.image.as_ref()) {
+            pouch_image::use_image(tx, &files.image, &files.snapshot)?;
+        }
         for mount in &self.mounts {
             if let Some(name) = mount.volume.as_deref().and_then(|n| n.parse().ok()) {
                 pouch_volume::use_volume(tx, &name, &self.id, &mount.spec.destination)?;

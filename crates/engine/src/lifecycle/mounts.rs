@@ -14,18 +14,20 @@ use tokio::sync::Semaphore;
 use crate::container::Container;
 use crate::container::record::Record;
 use crate::engine::Inner;
-use crate::view::{ContainerView, MountPoint};
+use crate::view::{ContainerView, ImageMount, MountPoint};
 use crate::{EngineError, files};
 
 /// Driver of volumes that name none.
 const LOCAL: &str = "local";
 
-/// Decides every mount; makes volumes that do not exist and fills the new ones from the image.
+/// Decides every mount; makes volumes that do not exist and fills the new ones from the image. The
+/// images that were given a root file system are in `files` also when it fails.
 pub(crate) async fn resolve(
     engine: &Inner,
     id: &ContainerId,
     spec: &ContainerSpec,
     warnings: &mut Vec<String>,
+    files: &mut Vec<ImageMount>,
 ) -> Result<Vec<MountPoint>, EngineError> {
     let mut points: BTreeMap<String, MountPoint> = BTreeMap::new();
     for from in &spec.volumes_from {
@@ -42,6 +44,7 @@ pub(crate) async fn resolve(
             )));
         }
         let point = point(engine, mount, &spec.volume_driver, warnings).await?;
+        files.extend(point.image.clone());
         points.insert(mount.destination.clone(), point);
     }
     for destination in &spec.volumes {
@@ -105,9 +108,19 @@ async fn point(
         driver: None,
         propagation: mount.propagation,
         anonymous: false,
+        image: None,
     };
     match &mut spec.kind {
         MountKind::Tmpfs { .. } => {}
+        MountKind::Image { image } => {
+            let image = engine.images.resolve(image)?;
+            let snapshot = ContainerId::random()
+                .map_err(|e| EngineError::new(ErrorKind::Internal, format!("no random bytes: {e}")))?;
+            let layers: Vec<_> = image.diff_ids().copied().collect();
+            let made = engine.snapshots.prepare(&snapshot, &layers).await;
+            made.map_err(|e| EngineError::wrap("make the files of the image", e))?;
+            point.image = Some(ImageMount { image: image.id.clone(), snapshot });
+        }
         MountKind::Bind { source, create_source, .. } => {
             if !*create_source && !exists(source).await? {
                 return Err(EngineError::invalid(format!(
@@ -186,7 +199,7 @@ pub(crate) fn foreseen(spec: &ContainerSpec) -> Vec<ResolvedMount> {
         destination: mount.destination,
         kind: match mount.kind {
             MountKind::Tmpfs { size, mode, options } => ResolvedKind::Tmpfs { size, mode, options },
-            MountKind::Bind { .. } | MountKind::Volume { .. } => ResolvedKind::Bind {
+            MountKind::Bind { .. } | MountKind::Volume { .. } | MountKind::Image { .. } => ResolvedKind::Bind {
                 source: "/".to_owned(),
                 non_recursive: false,
                 source_propagation: SourcePropagation::Unknown,
@@ -206,13 +219,19 @@ pub(crate) async fn for_start(
 ) -> Result<Vec<ResolvedMount>, EngineError> {
     let mut mounts = Vec::with_capacity(record.mounts.len() + files::NAME_FILES.len());
     let taken: BTreeSet<&str> = record.mounts.iter().map(|m| m.spec.destination.as_str()).collect();
-    files::touch(&container.dir)?;
+    let names = match &record.spec.pod {
+        Some(member) => engine.config.pod_dir(&member.pod),
+        None => {
+            files::touch(&container.dir)?;
+            container.dir.clone()
+        }
+    };
     for (name, destination) in files::NAME_FILES {
         if !taken.contains(destination) {
             mounts.push(ResolvedMount {
                 destination: destination.to_owned(),
                 kind: ResolvedKind::Bind {
-                    source: container.dir.join(name).to_string_lossy().into_owned(),
+                    source: names.join(name).to_string_lossy().into_owned(),
                     non_recursive: false,
                     source_propagation: SourcePropagation::Unknown,
                 },
@@ -274,6 +293,7 @@ async fn resolved(
         MountKind::Tmpfs { size, mode, options } => {
             ResolvedKind::Tmpfs { size: *size, mode: *mode, options: options.clone() }
         }
+        MountKind::Image { image } => image_files(engine, image, point)?,
     };
     Ok(ResolvedMount {
         destination: spec.destination.clone(),
@@ -281,6 +301,32 @@ async fn resolved(
         access: if spec.read_only { Access::ReadOnly(recursion) } else { Access::ReadWrite },
         propagation: spec.propagation,
     })
+}
+
+/// The files of an image, as the snapshotter mounts them.
+fn image_files(
+    engine: &Inner,
+    image: &str,
+    point: &MountPoint,
+) -> Result<ResolvedKind, EngineError> {
+    let lost = || EngineError::new(ErrorKind::Internal, format!("image {image} was not prepared"));
+    let files = point.image.as_ref().ok_or_else(lost)?;
+    let mut mounts = engine
+        .snapshots
+        .mounts(&files.snapshot)
+        .map_err(|e| EngineError::wrap(format!("find the files of image {image}"), e))?;
+    let mount = mounts.pop().filter(|_| mounts.is_empty()).ok_or_else(lost)?;
+    Ok(ResolvedKind::Other { kind: mount.kind, source: mount.source, options: mount.options })
+}
+
+/// Forgets the images that were mounted into a container.
+pub(crate) async fn discard_images(engine: &Inner, all: impl IntoIterator<Item = &ImageMount>) {
+    for files in all {
+        if let Err(error) = engine.snapshots.remove(&files.snapshot).await {
+            let error = pouch_types::error::chain(&error);
+            tracing::error!(image = %files.image, error, "cannot remove the files of an image");
+        }
+    }
 }
 
 /// Time that a mount source gets to answer: a file server may be gone.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use pouch_oci::{NetworkNamespace, ResolvedNamespaces};
-use pouch_types::ContainerId;
-use pouch_types::spec::{ContainerSpec, IpcMode, NetworkMode, PidMode};
+use pouch_types::spec::{ContainerSpec, IpcMode, NetworkMode, PidMode, UtsMode};
+use pouch_types::{ContainerId, ErrorKind};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::EngineError;
@@ -17,7 +17,15 @@ const SHM_DEFAULT: u64 = 64 << 20;
 /// Refuses references to containers that do not exist or do not share.
 pub(crate) fn check(engine: &Inner, spec: &ContainerSpec) -> Result<(), EngineError> {
     if let PidMode::Container(key) = &spec.namespaces.pid {
-        engine.index.find(key)?;
+        let other = engine.index.find(key)?.view();
+        let pod = |spec: &ContainerSpec| spec.pod.as_ref().map(|member| member.pod.clone());
+        // Whoever sees the processes of a container of a pod can end them.
+        if pod(&other.spec) != pod(spec) {
+            return Err(EngineError::conflict(format!(
+                "cannot join the processes of container {}, which is of another pod",
+                other.id
+            )));
+        }
     }
     if let IpcMode::Container(key) = &spec.namespaces.ipc {
         engine.index.find(key)?;
@@ -43,11 +51,14 @@ pub(crate) fn foreseen(spec: &ContainerSpec) -> ResolvedNamespaces {
     ResolvedNamespaces {
         network: match &spec.network.mode {
             NetworkMode::Host if !spec.network_disabled => NetworkNamespace::Host,
-            NetworkMode::Container(_) => NetworkNamespace::Joined(path("net")),
+            NetworkMode::Container(_) | NetworkMode::Pod => NetworkNamespace::Joined(path("net")),
             _ => NetworkNamespace::Own(path("net")),
         },
-        pid: matches!(spec.namespaces.pid, PidMode::Container(_)).then(|| path("pid")),
-        ipc: matches!(spec.namespaces.ipc, IpcMode::Container(_)).then(|| path("ipc")),
+        pid: matches!(spec.namespaces.pid, PidMode::Container(_) | PidMode::Pod)
+            .then(|| path("pid")),
+        ipc: matches!(spec.namespaces.ipc, IpcMode::Container(_) | IpcMode::Pod)
+            .then(|| path("ipc")),
+        uts: (spec.namespaces.uts == UtsMode::Pod).then(|| path("uts")),
         shm: None,
         user: None,
     }
@@ -85,8 +96,17 @@ pub(crate) fn network(
                 None => NetworkNamespace::Joined(format!("/proc/{pid}/ns/net")),
             }
         }
+        NetworkMode::Pod => of_pod(engine, spec)?.network,
         _ => NetworkNamespace::Own(engine.config.netns_path(id).to_string_lossy().into_owned()),
     })
+}
+
+/// What the container's pod shares.
+fn of_pod(engine: &Inner, spec: &ContainerSpec) -> Result<ResolvedNamespaces, EngineError> {
+    let member = spec.pod.as_ref().ok_or_else(|| {
+        EngineError::new(ErrorKind::Internal, "a namespace of a pod without the pod")
+    })?;
+    crate::pod::container::ready(engine, &member.pod)?.namespaces(&engine.config)
 }
 
 /// All namespaces of this run, as paths. Makes the shared memory of a shareable container.
@@ -95,7 +115,9 @@ pub(crate) fn resolve(
     id: &ContainerId,
     spec: &ContainerSpec,
 ) -> Result<ResolvedNamespaces, EngineError> {
+    let pod = spec.pod.as_ref().map(|_| of_pod(engine, spec)).transpose()?.unwrap_or_default();
     let pid = match &spec.namespaces.pid {
+        PidMode::Pod => pod.pid,
         PidMode::Container(key) => Some(format!("/proc/{}/ns/pid", joined(engine, key)?.1)),
         PidMode::Private | PidMode::Host => None,
     };
@@ -109,16 +131,18 @@ pub(crate) fn resolve(
                      IpcMode:shareable for the donor container)"
                 )));
             }
-            (Some(format!("/proc/{pid}/ns/ipc")), Some(shm))
+            (Some(format!("/proc/{pid}/ns/ipc")), Some(shm.to_string_lossy().into_owned()))
         }
-        IpcMode::Shareable => (None, Some(make_shm(engine, id, spec)?)),
+        IpcMode::Pod => (pod.ipc, pod.shm),
+        IpcMode::Shareable => (None, Some(make_shm(engine, id, spec)?.to_string_lossy().into_owned())),
         IpcMode::Private | IpcMode::None | IpcMode::Host => (None, None),
     };
     Ok(ResolvedNamespaces {
         network: network(engine, id, spec)?,
         pid,
         ipc,
-        shm: shm.map(|path| path.to_string_lossy().into_owned()),
+        uts: pod.uts.filter(|_| spec.namespaces.uts == UtsMode::Pod),
+        shm,
         user: None,
     })
 }

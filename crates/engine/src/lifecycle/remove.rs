@@ -22,7 +22,7 @@ pub(crate) async fn remove_all(
     volumes: Volumes,
 ) -> Result<(), EngineError> {
     failpoint::hit("remove:before-commit");
-    let released = forget_row(engine, record.id.clone(), record.image.clone())
+    let freed = forget_row(engine, record)
         .await
         .map_err(|e| EngineError::wrap("forget the container", e))?;
     failpoint::hit("remove:committed");
@@ -32,10 +32,12 @@ pub(crate) async fn remove_all(
         let error = pouch_types::error::chain(&error);
         tracing::error!(container.id = %record.id, error, "cannot remove the root file system");
     }
+    let mounted = record.mounts.iter().filter_map(|mount| mount.image.as_ref());
+    super::mounts::discard_images(engine, mounted).await;
     failpoint::hit("remove:snapshot-removed");
     // Only now do its layers carry nothing any more.
-    if released == pouch_image::Released::Gone {
-        engine.images.forget(&record.image).await;
+    for image in &freed {
+        engine.images.forget(image).await;
     }
     if volumes == Volumes::Remove {
         for name in record.mounts.iter().filter_map(anonymous) {
@@ -57,16 +59,27 @@ pub(crate) async fn remove_all(
     Ok(())
 }
 
-/// Deletes a container's row with what it held, in one transaction.
+/// Deletes a container's row with what it held, in one transaction. Gives the images that were
+/// removed before and whose last use this was.
 pub(crate) async fn forget_row(
     engine: &Inner,
-    id: ContainerId,
-    image: ImageId,
-) -> Result<pouch_image::Released, CommitError> {
+    record: &Record,
+) -> Result<Vec<ImageId>, CommitError> {
+    let id = record.id.clone();
+    let mounted = record.mounts.iter().filter_map(|mount| mount.image.as_ref());
+    let mut uses: Vec<(ImageId, ContainerId)> =
+        mounted.map(|files| (files.image.clone(), files.snapshot.clone())).collect();
+    uses.push((record.image.clone(), id.clone()));
     let forget = move |tx: &rusqlite::Transaction<'_>| {
         pouch_volume::release(tx, &id)?;
         Record::delete(tx, &id)?;
-        Ok(pouch_image::release_image(tx, &image, &id)?)
+        let mut freed = Vec::new();
+        for (image, user) in uses {
+            if pouch_image::release_image(tx, &image, &user)? == pouch_image::Released::Gone {
+                freed.push(image);
+            }
+        }
+        Ok(freed)
     };
     engine.store.write(forget).await
 }

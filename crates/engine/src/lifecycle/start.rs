@@ -96,7 +96,10 @@ async fn run(
     let endpoints = endpoints?;
     let backend = backend?;
     failpoint::hit("start:network-attached");
-    files::write(engine, container, record, &network, &hostname, &endpoints)?;
+    // Those of a pod are its own.
+    if spec.pod.is_none() {
+        files::write(engine, container, record, &network, &hostname, &endpoints)?;
+    }
 
     let task = backend.new_task(stdio(spec)).await;
     let task = task.map_err(|e| runtime_error(NOT_CREATED, e))?;
@@ -272,7 +275,7 @@ pub(crate) async fn look_up(
     process: ProcessSpec,
 ) -> Result<ResolvedUser, EngineError> {
     tokio::task::spawn_blocking(move || {
-        pouch_oci::resolve_user(&root, &process.user, &process.group_add)
+        pouch_oci::resolve_user(&root, &process.user, &process.group_add, process.groups)
     })
     .await
     .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
@@ -369,7 +372,7 @@ async fn attach_network(
         NetworkMode::Host => "host",
         NetworkMode::None => "none",
         NetworkMode::Named(name) => name,
-        NetworkMode::Container(_) => return Ok(Vec::new()),
+        NetworkMode::Container(_) | NetworkMode::Pod => return Ok(Vec::new()),
     };
     let asked = spec.endpoints.get(name).cloned().unwrap_or_default();
     let mac = asked.mac_address.as_ref().or(spec.mac_address.as_ref());

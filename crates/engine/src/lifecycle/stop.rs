@@ -28,7 +28,7 @@ impl Engine {
     /// # Errors
     /// `NotModified` when it runs; otherwise why it could not be started.
     pub async fn start(&self, key: &str) -> Result<(), EngineError> {
-        let container = self.find(key)?;
+        let container = self.find_free(key)?;
         start(&container).await
     }
 
@@ -37,7 +37,7 @@ impl Engine {
     /// # Errors
     /// `NotModified` when it does not run, `DeadlineExceeded` when SIGKILL has no effect.
     pub async fn stop(&self, key: &str, options: StopOptions) -> Result<(), EngineError> {
-        let container = self.find(key)?;
+        let container = self.find_free(key)?;
         self.detached(stop(Arc::clone(&self.inner), container, options)).await
     }
 
@@ -46,7 +46,7 @@ impl Engine {
     /// # Errors
     /// As stop and start.
     pub async fn restart(&self, key: &str, options: StopOptions) -> Result<(), EngineError> {
-        let container = self.find(key)?;
+        let container = self.find_free(key)?;
         let inner = Arc::clone(&self.inner);
         self.detached(async move {
             match stop(Arc::clone(&inner), Arc::clone(&container), options).await {
@@ -66,7 +66,7 @@ impl Engine {
     /// # Errors
     /// `Conflict` when it does not run.
     pub async fn kill(&self, key: &str, signal: Signal) -> Result<(), EngineError> {
-        let container = self.find(key)?;
+        let container = self.find_free(key)?;
         let inner = Arc::clone(&self.inner);
         self.detached(async move {
             let task = container.task()?;
@@ -92,7 +92,7 @@ impl Engine {
     /// # Errors
     /// `Conflict` when it does not run or is frozen.
     pub async fn pause(&self, key: &str) -> Result<(), EngineError> {
-        let container = self.find(key)?;
+        let container = self.find_free(key)?;
         self.detached(async move {
             if container.snapshot().phase == Phase::Paused {
                 return Err(EngineError::conflict(format!(
@@ -112,7 +112,7 @@ impl Engine {
     /// # Errors
     /// `Conflict` when it is not frozen.
     pub async fn unpause(&self, key: &str) -> Result<(), EngineError> {
-        let container = self.find(key)?;
+        let container = self.find_free(key)?;
         self.detached(async move {
             if container.snapshot().phase != Phase::Paused {
                 return Err(EngineError::conflict(format!(
@@ -132,17 +132,10 @@ impl Engine {
     /// # Errors
     /// `Conflict` when it runs and `force` is not set.
     pub async fn remove(&self, key: &str, options: RemoveOptions) -> Result<(), EngineError> {
-        let container = self.find(key)?;
+        let container = self.find_free(key)?;
         let force = if options.force { Force::Yes } else { Force::No };
         let volumes = if options.volumes { Volumes::Remove } else { Volumes::Keep };
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        container.send(Message::Remove(force, volumes, reply)).await?;
-        match tokio::time::timeout(REMOVE_PATIENCE, answer).await {
-            Ok(Ok(result)) => result,
-            // The actor has ended: somebody else's removal was faster.
-            Ok(Err(_)) => Ok(()),
-            Err(_) => Err(hung("the removal", &container, REMOVE_PATIENCE)),
-        }
+        remove(&container, force, volumes).await
     }
 
     /// Gives a container another name.
@@ -154,7 +147,7 @@ impl Engine {
         key: &str,
         name: pouch_types::ContainerName,
     ) -> Result<(), EngineError> {
-        let container = self.find(key)?;
+        let container = self.find_free(key)?;
         if let Some(holder) = self.inner.index.holder(&name) {
             return Err(super::create::name_in_use(&name, &holder));
         }
@@ -194,7 +187,7 @@ impl Engine {
     }
 
     /// Runs a change to its end although its caller may leave.
-    async fn detached<T: Send + 'static>(
+    pub(crate) async fn detached<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
@@ -205,7 +198,23 @@ impl Engine {
     }
 }
 
-async fn start(container: &Container) -> Result<(), EngineError> {
+/// Removes a container and returns when it is gone.
+pub(crate) async fn remove(
+    container: &Container,
+    force: Force,
+    volumes: Volumes,
+) -> Result<(), EngineError> {
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    container.send(Message::Remove(force, volumes, reply)).await?;
+    match tokio::time::timeout(REMOVE_PATIENCE, answer).await {
+        Ok(Ok(result)) => result,
+        // The actor has ended: somebody else's removal was faster.
+        Ok(Err(_)) => Ok(()),
+        Err(_) => Err(hung("the removal", container, REMOVE_PATIENCE)),
+    }
+}
+
+pub(crate) async fn start(container: &Container) -> Result<(), EngineError> {
     let (reply, answer) = tokio::sync::oneshot::channel();
     container.send(Message::Start(reply)).await?;
     match tokio::time::timeout(START_PATIENCE, answer).await {
@@ -220,7 +229,7 @@ fn stop_signal(spec: &pouch_types::spec::ContainerSpec) -> Signal {
     spec.stop_signal.unwrap_or(Signal::TERM)
 }
 
-async fn stop(
+pub(crate) async fn stop(
     engine: Arc<Inner>,
     container: Arc<Container>,
     options: StopOptions,
