@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 pub use error::NetnsError;
+pub use loopback::up as raise_loopback;
 pub use pin::{list, remove};
 
 /// Whether interfaces of a new namespace speak IPv6.

@@ -28,7 +28,10 @@ fn request() -> [u8; REQUEST] {
 }
 
 /// Brings `lo` of the calling thread's namespace up.
-pub(crate) fn up() -> io::Result<()> {
+///
+/// # Errors
+/// The kernel's answer.
+pub fn up() -> io::Result<()> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,

@@ -3,28 +3,16 @@
 //! The bridge is marked as this daemon's by its alias, which names the state directory; an
 //! interface of the same name without that mark is refused, never touched. A host end is called
 //! `pv` and 12 digits of the endpoint's id, so that it can be found again from the record alone.
-//!
-//! A veth pair is made by one request with its far end already in the container's namespace under
-//! its final name and MAC address, and its near end on the bridge and up. Renaming or moving an
-//! interface afterwards would cost an RCU grace period each.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage, State,
-};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use pouch_netns::Netns;
 
@@ -32,8 +20,12 @@ use crate::config::Icc;
 use crate::driver::{Addressing, Leased, NetworkDriver, Presence, Validated};
 use crate::endpoint::{AttachRequest, Endpoint, Ipv4Config};
 use crate::error::NetworkError;
+use crate::links::{
+    self, Hairpin, Reach, Veth, await_carrier, delete, link_with, make_veth, new_address,
+    new_route, raise,
+};
 use crate::mac::MacAddr;
-use crate::rtnl::{Rtnl, is_absent, name_of};
+use crate::rtnl::{Rtnl, name_of};
 use crate::subnet::Subnet;
 
 /// The interface in the container.
@@ -76,42 +68,6 @@ fn veth_name(endpoint_id: &str) -> String {
     format!("{VETH_PREFIX}{}", endpoint_id.get(..12).unwrap_or(endpoint_id))
 }
 
-fn up(link: &mut LinkMessage) {
-    link.header.flags |= LinkFlags::Up;
-    link.header.change_mask |= LinkFlags::Up;
-}
-
-fn new_link(attributes: Vec<LinkAttribute>) -> LinkMessage {
-    let mut link = LinkMessage::default();
-    link.attributes = attributes;
-    link
-}
-
-fn address(index: u32, address: Ipv4Addr, subnet: Subnet) -> RouteNetlinkMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = subnet.prefix();
-    message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Address(IpAddr::V4(address)),
-        AddressAttribute::Local(IpAddr::V4(address)),
-        AddressAttribute::Broadcast(subnet.broadcast()),
-    ];
-    RouteNetlinkMessage::NewAddress(message)
-}
-
-fn default_route(index: u32, gateway: Ipv4Addr) -> RouteNetlinkMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Boot;
-    message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Unicast;
-    message.attributes =
-        vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
-    RouteNetlinkMessage::NewRoute(message)
-}
-
 /// What is found under the bridge's name.
 enum Found {
     Nothing,
@@ -123,12 +79,7 @@ impl BridgeDriver {
     fn find(&self, rtnl: &mut Rtnl) -> Result<Found, NetworkError> {
         let found = rtnl.link(&self.name).map_err(NetworkError::link("look up", &self.name))?;
         let Some(link) = found else { return Ok(Found::Nothing) };
-        let is_bridge = link.attributes.iter().any(|a| match a {
-            LinkAttribute::LinkInfo(info) => {
-                info.iter().any(|i| matches!(i, LinkInfo::Kind(InfoKind::Bridge)))
-            }
-            _ => false,
-        });
+        let is_bridge = links::is_bridge(&link);
         let is_marked = link
             .attributes
             .iter()
@@ -170,7 +121,7 @@ impl BridgeDriver {
         let failed = |step| NetworkError::link(step, &self.name);
         // A MAC address of its own: without one the bridge takes the lowest of its ports', and
         // changes it, with every neighbour's ARP entry, as containers come and go.
-        let link = new_link(vec![
+        let link = link_with(vec![
             LinkAttribute::IfName(self.name.clone()),
             LinkAttribute::Address(MacAddr::of(self.gateway).octets().to_vec()),
             LinkAttribute::Mtu(self.mtu),
@@ -181,7 +132,7 @@ impl BridgeDriver {
         let made = rtnl.link(&self.name).map_err(failed("look up"))?;
         let index = made.ok_or_else(|| self.not_ours("it vanished"))?.header.index;
         // The kernel takes an alias only from a later request.
-        let mut mark = new_link(vec![LinkAttribute::IfAlias(self.alias.clone())]);
+        let mut mark = link_with(vec![LinkAttribute::IfAlias(self.alias.clone())]);
         mark.header.index = index;
         rtnl.change(RouteNetlinkMessage::SetLink(mark), 0).map_err(failed("mark"))?;
         Ok(index)
@@ -198,14 +149,12 @@ impl BridgeDriver {
         // Lets 127.0.0.1:port of the host be translated to a container; the rules drop what a
         // container sends to 127.0.0.0/8 itself (CVE-2020-8558).
         self.sysctl("ipv4", "route_localnet", "1")?;
-        match rtnl.change(address(index, self.gateway, self.subnet), NLM_F_CREATE | NLM_F_EXCL) {
+        let address = new_address(index, self.gateway.into(), self.subnet.prefix());
+        match rtnl.change(address, NLM_F_CREATE | NLM_F_EXCL) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => other.map_err(failed("give an address to"))?,
         }
-        let mut link = new_link(Vec::new());
-        link.header.index = index;
-        up(&mut link);
-        rtnl.change(RouteNetlinkMessage::SetLink(link), 0).map_err(failed("bring up"))
+        rtnl.change(raise(index), 0).map_err(failed("bring up"))
     }
 
     /// A bridge of ours with an address from an earlier configuration loses it.
@@ -294,45 +243,26 @@ impl BridgeDriver {
         mac: Option<MacAddr>,
         netns: &Netns,
     ) -> Result<(), NetworkError> {
-        let mut far = vec![
-            LinkAttribute::IfName(INTERFACE.to_owned()),
-            LinkAttribute::Mtu(self.mtu),
-            LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()),
-        ];
-        far.extend(mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
-        let peer = InfoData::Veth(InfoVeth::Peer(new_link(far)));
-        let mut link = new_link(vec![
-            LinkAttribute::IfName(near.to_owned()),
-            LinkAttribute::Mtu(self.mtu),
-            LinkAttribute::Controller(bridge),
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(peer)]),
-        ]);
-        up(&mut link);
-        let create = NLM_F_CREATE | NLM_F_EXCL;
-        let port = port_options(near, self.icc);
-        let message = RouteNetlinkMessage::NewLink;
-        rtnl.changes(vec![(message(link), create), (message(port), 0)])
-            .map_err(NetworkError::link("make", near))
+        let reach = match self.icc {
+            Icc::Isolated if !bridged_frames_pass_the_rules() => Reach::Isolated,
+            Icc::Isolated | Icc::Allowed => Reach::Ports,
+        };
+        // With br_netfilter a packet that is translated to an address on the same bridge is
+        // bridged instead of routed, so a container meets its own published port on the port it
+        // came in by: hence hairpin mode. For the same reason an isolated port could not be
+        // reached through a published port there, and the packet rules, which see bridged frames
+        // then, do the isolating.
+        let veth = Veth {
+            near,
+            far: INTERFACE,
+            mtu: Some(self.mtu),
+            mac,
+            bridge,
+            hairpin: Hairpin::On,
+            reach,
+        };
+        make_veth(rtnl, &veth, netns).map_err(NetworkError::link("make", near))
     }
-}
-
-/// How frames may leave the port `near`. With br_netfilter a packet that is translated to an
-/// address on the same bridge is bridged instead of routed, so a container meets its own published
-/// port on the port it came in by: hence hairpin mode. For the same reason an isolated port could
-/// not be reached through a published port there, and the packet rules, which see bridged frames
-/// then, do the isolating.
-fn port_options(near: &str, icc: Icc) -> LinkMessage {
-    let mut options = vec![InfoBridgePort::HairpinMode(true)];
-    if icc == Icc::Isolated && !bridged_frames_pass_the_rules() {
-        options.push(InfoBridgePort::Isolated(true));
-    }
-    new_link(vec![
-        LinkAttribute::IfName(near.to_owned()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(options)),
-        ]),
-    ])
 }
 
 fn bridged_frames_pass_the_rules() -> bool {
@@ -341,44 +271,18 @@ fn bridged_frames_pass_the_rules() -> bool {
         .is_ok_and(|value| value.trim() == "1")
 }
 
-/// Waits until the kernel has noticed that the pair has carrier. It does so from a work queue, and
-/// until then the bridge drops what the container sends: a lost ARP request costs a second. Since
-/// Linux 6.8 asking is enough; before, it is a matter of a millisecond, more on a busy machine.
-fn await_carrier(rtnl: &mut Rtnl, near: &str) -> io::Result<()> {
-    const ROUNDS: u32 = 100;
-    for _ in 0..ROUNDS {
-        let link = rtnl.link(near)?.ok_or(io::ErrorKind::NotFound)?;
-        if link.attributes.contains(&LinkAttribute::OperState(State::Up)) {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    tracing::warn!(interface = near, "no carrier yet; the first packets may be lost");
-    Ok(())
-}
-
-/// Removes the link of that name; an absent one is no error.
-fn delete(rtnl: &mut Rtnl, name: &str) -> io::Result<()> {
-    let link = new_link(vec![LinkAttribute::IfName(name.to_owned())]);
-    match rtnl.change(RouteNetlinkMessage::DelLink(link), 0) {
-        Err(error) if is_absent(&error) => Ok(()),
-        other => other,
-    }
-}
+/// The destination of a default route.
+const DEFAULT: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Address, route and up, in the container's namespace.
 fn configure_inside(ipv4: Ipv4Config) -> io::Result<()> {
     let mut rtnl = Rtnl::open()?;
     let link = rtnl.link(INTERFACE)?.ok_or(io::ErrorKind::NotFound)?;
     let index = link.header.index;
-    let subnet = Subnet::around(ipv4.address, ipv4.prefix).ok_or(io::ErrorKind::InvalidInput)?;
-    let mut raise = new_link(Vec::new());
-    raise.header.index = index;
-    up(&mut raise);
     rtnl.changes(vec![
-        (address(index, ipv4.address, subnet), NLM_F_CREATE | NLM_F_EXCL),
-        (RouteNetlinkMessage::SetLink(raise), 0),
-        (default_route(index, ipv4.gateway), NLM_F_CREATE | NLM_F_EXCL),
+        (new_address(index, ipv4.address.into(), ipv4.prefix), NLM_F_CREATE | NLM_F_EXCL),
+        (raise(index), 0),
+        (new_route(index, DEFAULT, Some(ipv4.gateway.into())), NLM_F_CREATE | NLM_F_EXCL),
     ])
 }
 
@@ -426,7 +330,9 @@ impl NetworkDriver for BridgeDriver {
                     .map_err(NetworkError::link("configure", INTERFACE))
             })
             .and_then(|()| {
-                await_carrier(&mut rtnl, &near).map_err(NetworkError::link("look up", &near))
+                await_carrier(&mut rtnl, &near)
+                    .map(drop)
+                    .map_err(NetworkError::link("look up", &near))
             })
             .inspect_err(|_| {
                 // The first failure is the one to tell; the far end goes with the near one.

@@ -13,6 +13,9 @@
 //! Packet rules and their reasons are in [`ruleset`]. Published ports are elements of two nftables
 //! maps: no process, rule or chain per port, and none of it for a container without ports.
 //!
+//! [`links`], [`rtnl`], [`nft`] and [`netfilter`] are how the kernel is spoken to; the pods' networks
+//! (`pouch-cni`) use them too.
+//!
 //! Not here: IPv6. Publishing is IPv4 only, an explicit IPv6 host address is refused by name, and
 //! containers have no IPv6 but `::1`.
 
@@ -26,13 +29,14 @@ mod error;
 mod forwarding;
 mod holder;
 mod lease;
+pub mod links;
 mod mac;
 mod names;
-mod netfilter;
+pub mod netfilter;
 mod networks;
-mod nft;
+pub mod nft;
 mod ports;
-mod rtnl;
+pub mod rtnl;
 pub mod ruleset;
 mod subnet;
 mod survey;
@@ -51,3 +55,4 @@ pub use names::{
 };
 pub use networks::Networks;
 pub use subnet::Subnet;
+pub use survey::local_addresses;

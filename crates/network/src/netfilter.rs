@@ -57,7 +57,11 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Between a deletion and the answer to it: whoever flushed may be loading a new set.
 const CALM: Duration = Duration::from_millis(200);
 
-fn open(flags: SocketFlags) -> io::Result<OwnedFd> {
+/// Opens an nfnetlink socket in the namespace of the calling thread.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn open(flags: SocketFlags) -> io::Result<OwnedFd> {
     let flags = flags | SocketFlags::CLOEXEC;
     Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))?)
 }
@@ -71,7 +75,7 @@ fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// The messages of one datagram: type and what follows the header.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let size = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
@@ -83,7 +87,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The attributes of a message or of a nested attribute: type and value.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let size = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
@@ -94,7 +98,9 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+/// The value of the first attribute of that type.
+#[must_use]
+pub fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
@@ -165,7 +171,9 @@ const NOBUFS: i32 = 105;
 
 /// Forgets the UDP flows to the host ports of `changed`; `local` are the host's addresses. Returns
 /// how many there were.
-pub(crate) fn forget_udp(changed: &[Forward], local: &HashSet<Ipv4Addr>) -> io::Result<usize> {
+/// # Errors
+/// The kernel's answer.
+pub fn forget_udp(changed: &[Forward], local: &HashSet<Ipv4Addr>) -> io::Result<usize> {
     let ports: Vec<_> = changed.iter().filter(|f| f.protocol == Protocol::Udp).collect();
     if ports.is_empty() {
         return Ok(0);
@@ -230,7 +238,11 @@ pub(crate) fn forget_udp(changed: &[Forward], local: &HashSet<Ipv4Addr>) -> io::
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
 
-fn check(body: &[u8]) -> io::Result<()> {
+/// Reads a `struct nlmsgerr` without its header.
+///
+/// # Errors
+/// The failure that it tells of.
+pub fn check(body: &[u8]) -> io::Result<()> {
     match body.get(..4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])) {
         Some(0) => Ok(()),
         Some(code) => Err(io::Error::from_raw_os_error(-code)),

@@ -19,6 +19,17 @@ const MAX_ANSWER: u64 = 4 * 1024 * 1024;
 const MAX_MESSAGE: u64 = 2048;
 const PLACES: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
 
+/// Makes the changes of `batch`, in nft's language, all or none. Nothing is run for an empty one.
+///
+/// # Errors
+/// [`RulesetError`].
+pub async fn apply(batch: String) -> Result<(), RulesetError> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    run(&["-f", "-"], &batch).await.map(drop)
+}
+
 /// The rules of one table, through `nft`.
 #[derive(Debug)]
 pub(crate) struct Nft {
@@ -28,13 +39,6 @@ pub(crate) struct Nft {
 impl Nft {
     pub(crate) const fn new(table: String) -> Self {
         Self { table }
-    }
-
-    async fn apply(&self, batch: String) -> Result<(), RulesetError> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        run(&["-f", "-"], &batch).await.map(drop)
     }
 
     async fn list(&self, what: &[&str]) -> Result<Vec<serde_json::Value>, RulesetError> {
@@ -125,15 +129,15 @@ async fn run(arguments: &[&str], input: &str) -> Result<Vec<u8>, RulesetError> {
 #[async_trait]
 impl Ruleset for Nft {
     async fn install(&self, base: &Base, published: &[Forward]) -> Result<(), RulesetError> {
-        self.apply(render_install(&self.table, base, published)).await
+        apply(render_install(&self.table, base, published)).await
     }
 
     async fn publish(&self, added: &[Forward]) -> Result<(), RulesetError> {
-        self.apply(render_elements("add", &self.table, added, Form::Full)).await
+        apply(render_elements("add", &self.table, added, Form::Full)).await
     }
 
     async fn withdraw(&self, removed: &[Forward]) -> Result<(), RulesetError> {
-        self.apply(render_elements("delete", &self.table, removed, Form::Key)).await
+        apply(render_elements("delete", &self.table, removed, Form::Key)).await
     }
 
     async fn remove(&self) -> Result<(), RulesetError> {
@@ -152,7 +156,7 @@ impl Ruleset for Nft {
             item.get("rule").and_then(|r| r.get("chain")).is_some_and(|c| *c == USER_CHAIN)
         });
         if !user_rules {
-            return self.apply(format!("delete table inet {table}\n")).await;
+            return apply(format!("delete table inet {table}\n")).await;
         }
         // The administrator's rules are not ours to delete.
         let ours: Vec<_> = names("chain").into_iter().filter(|c| c != USER_CHAIN).collect();
@@ -166,6 +170,6 @@ impl Ruleset for Nft {
         for map in names("map") {
             batch.push_str(&format!("delete map inet {table} {map}\n"));
         }
-        self.apply(batch).await
+        apply(batch).await
     }
 }

@@ -30,10 +30,11 @@ const HEADER: usize = 16;
 const MAX_DATAGRAMS: usize = 100_000;
 
 /// One change, with the `NLM_F_*` flags beyond REQUEST and ACK.
-pub(crate) type Change = (RouteNetlinkMessage, u16);
+pub type Change = (RouteNetlinkMessage, u16);
 
+/// The socket.
 #[derive(Debug)]
-pub(crate) struct Rtnl {
+pub struct Rtnl {
     socket: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
@@ -41,7 +42,7 @@ pub(crate) struct Rtnl {
 
 impl Rtnl {
     /// Opens a socket in the namespace of the calling thread.
-    pub(crate) fn open() -> io::Result<Self> {
+    pub fn open() -> io::Result<Self> {
         // `None` is NETLINK_ROUTE, protocol 0.
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
@@ -50,13 +51,13 @@ impl Rtnl {
     }
 
     /// Makes one change.
-    pub(crate) fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.changes(vec![(message, flags)])
     }
 
     /// Makes the changes in order, in one system call. The first failure is returned; the kernel
     /// tries those after it all the same.
-    pub(crate) fn changes(&mut self, changes: Vec<Change>) -> io::Result<()> {
+    pub fn changes(&mut self, changes: Vec<Change>) -> io::Result<()> {
         let first = self.sequence.wrapping_add(1);
         let mut waiting = changes.len();
         let mut bytes = Vec::new();
@@ -79,7 +80,7 @@ impl Rtnl {
     }
 
     /// The link of that name, or `None`.
-    pub(crate) fn link(&mut self, name: &str) -> io::Result<Option<LinkMessage>> {
+    pub fn link(&mut self, name: &str) -> io::Result<Option<LinkMessage>> {
         let mut query = LinkMessage::default();
         query.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let mut bytes = Vec::new();
@@ -102,10 +103,7 @@ impl Rtnl {
     }
 
     /// Everything that `query` asks for.
-    pub(crate) fn dump(
-        &mut self,
-        query: RouteNetlinkMessage,
-    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub fn dump(&mut self, query: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut bytes = Vec::new();
         self.encode(query, NLM_F_DUMP, &mut bytes);
         self.send(&bytes)?;
@@ -172,7 +170,7 @@ impl Rtnl {
 }
 
 /// Whether the kernel said that there is no such interface.
-pub(crate) fn is_absent(error: &io::Error) -> bool {
+pub fn is_absent(error: &io::Error) -> bool {
     const ENODEV: i32 = 19;
     error.raw_os_error() == Some(ENODEV)
 }
@@ -182,7 +180,7 @@ fn unexpected() -> io::Error {
 }
 
 /// The name in a link message.
-pub(crate) fn name_of(link: &LinkMessage) -> Option<&str> {
+pub fn name_of(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|a| match a {
         LinkAttribute::IfName(name) => Some(name.as_str()),
         _ => None,

@@ -67,7 +67,10 @@ pub(crate) fn survey(except: &str) -> io::Result<Survey> {
 }
 
 /// The host's IPv4 addresses.
-pub(crate) fn local_addresses() -> io::Result<HashSet<Ipv4Addr>> {
+///
+/// # Errors
+/// The kernel's answer.
+pub fn local_addresses() -> io::Result<HashSet<Ipv4Addr>> {
     let mut query = AddressMessage::default();
     query.header.family = AddressFamily::Inet;
     let all = Rtnl::open()?.dump(RouteNetlinkMessage::GetAddress(query))?;

@@ -25,7 +25,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     ),
     (21, &["client", "runtime"]),
     (30, &["snapshot", "network"]),
-    (31, &["containerd", "image", "shim-core", "volume"]),
+    (31, &["containerd", "image", "shim-core", "volume", "cni"]),
     (40, &["engine"]),
     (50, &["api-docker", "metrics"]),
 ];
