@@ -103,6 +103,12 @@ pub enum CgroupDriver {
 pub struct CreateRequest {
     /// Its id.
     pub id: ContainerId,
+    /// The pod: containers of one group share a shim. `None` has a shim of its own.
+    ///
+    /// Namespaces and mounts that later containers of the group join by a path in the embedded
+    /// backend's state directory have to have the group's id as a component of that path: a shim
+    /// lets go of all others' there.
+    pub group: Option<ContainerId>,
     /// config.json of the OCI bundle.
     pub spec: Vec<u8>,
     /// Mounts of the root file system.

@@ -1,14 +1,16 @@
-//! The embedded backend: pouchd starts one shim per container and speaks ttrpc to it.
+//! The embedded backend: pouchd starts one shim per container, or per pod, and speaks ttrpc to it.
 //!
 //! A shim lives in `<state>/t/<container id>/`, its OCI bundle: `config.json`, the sockets
 //! `s.sock` (ttrpc) and `io.sock` (streams), `process.json` (pid and start time, so that a pid is
 //! never trusted alone) and `shim.log`. The listening socket is made here and given to the shim
-//! as its standard input, so that connecting needs no waiting and no retries.
+//! as its standard input, so that connecting needs no waiting and no retries. The shim of a pod has
+//! a directory of its own ([`group`]); its containers' bundles have all but what is the shim's.
 //!
 //! A shim's death is seen through its pidfd, never through a signal, also for shims that an
 //! earlier daemon started.
 
 mod events;
+mod group;
 mod shim;
 mod task;
 
@@ -43,6 +45,7 @@ pub struct Local {
 pub(crate) struct Shared {
     pub(crate) config: LocalConfig,
     pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) groups: group::Groups,
 }
 
 impl Shared {
@@ -65,7 +68,7 @@ impl Local {
     /// When the state directory or the socket cannot be made.
     pub async fn open(config: LocalConfig) -> Result<(Self, mpsc::Receiver<Event>)> {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
-        let shared = Arc::new(Shared { config, events });
+        let shared = Arc::new(Shared { config, events, groups: group::Groups::default() });
         let tasks = shared.tasks();
         shim::create_private_dir(&tasks)?;
         events::serve(&shared).await?;
@@ -102,6 +105,8 @@ impl Client for Local {
             };
             loading.push(Shim::load(Arc::clone(&self.shared), id));
         }
-        Ok(futures::future::join_all(loading).await)
+        let loaded = futures::future::join_all(loading).await;
+        group::sweep(&self.shared).await?;
+        Ok(loaded)
     }
 }

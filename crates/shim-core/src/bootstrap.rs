@@ -24,7 +24,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::args::Flags;
-use crate::bundle::{Config, SANDBOX_ID};
+use crate::bundle::Config;
 use crate::error::TaskError;
 
 /// Sockets of shims under containerd.
@@ -44,7 +44,7 @@ pub(crate) fn start(flags: &Flags) -> Result<(), TaskError> {
         None => std::env::current_dir().map_err(TaskError::io("find", "the bundle"))?,
     };
     let config = Config::read(&bundle)?;
-    let group = config.annotations.get(SANDBOX_ID).unwrap_or(&flags.id);
+    let group = config.group().unwrap_or(&flags.id);
     let directory = match &params {
         Some(params) if !params.socket_dir.is_empty() => PathBuf::from(&params.socket_dir),
         _ => PathBuf::from(SOCKETS),

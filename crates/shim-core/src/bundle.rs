@@ -13,15 +13,16 @@ use crate::error::TaskError;
 /// Bytes that a configuration may have.
 const LIMIT: u64 = 16 * 1024 * 1024;
 
-/// The annotation that names the pod of a container, and so the shim it shares.
-pub(crate) const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+/// Annotations that name the group of a container, and so the shim it shares; the first that is
+/// there counts, as with runc's shim.
+const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Config {
     #[serde(default)]
     process: Option<Process>,
     #[serde(default)]
-    pub(crate) annotations: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
     #[serde(default)]
     linux: Option<Linux>,
 }
@@ -78,6 +79,11 @@ impl Config {
         })
     }
 
+    /// Whose shim the container shares.
+    pub(crate) fn group(&self) -> Option<&str> {
+        GROUPS.iter().find_map(|name| self.annotations.get(*name)).map(String::as_str)
+    }
+
     pub(crate) fn console_size(&self) -> Option<Winsize> {
         self.process.as_ref()?.console_size()
     }
@@ -118,7 +124,10 @@ mod tests {
         .unwrap();
         assert_eq!(config.console_size().map(|s| (s.ws_col, s.ws_row)), Some((9, 4)));
         assert_eq!(config.pid_namespace(), PidNamespace::Own);
-        assert_eq!(config.annotations[SANDBOX_ID], "pod");
+        assert_eq!(config.group(), Some("pod"));
+        let both = r#"{"annotations":{"io.containerd.runc.v2.group":"a",
+            "io.kubernetes.cri.sandbox-id":"b"}}"#;
+        assert_eq!(serde_json::from_str::<Config>(both).unwrap().group(), Some("a"));
         let shared: Config =
             serde_json::from_str(r#"{"linux":{"namespaces":[{"type":"pid","path":"/p"}]}}"#)
                 .unwrap();

@@ -273,20 +273,33 @@ pub(crate) fn isolate(directory: &Path) -> Result<(), TaskError> {
         .map_err(TaskError::errno("isolate", mount))
 }
 
-/// Lets go of what the host had mounted for other containers when our namespace was copied from
-/// it: pinned network namespaces and shared memory beside our bundle. They would live as long as
-/// this shim, since on a host without shared propagation their unmount never gets here.
-///
-/// To be called after [`isolate`], so that nothing of it reaches the host.
-pub(crate) fn drop_others(bundle: &Path) -> Result<(), TaskError> {
-    let bundle = std::fs::canonicalize(bundle).map_err(TaskError::io("resolve", bundle))?;
+/// Whose mounts below the state directory a shim needs.
+#[derive(Debug)]
+pub(crate) struct Own<'a> {
+    /// The bundle of the container that is being made.
+    pub(crate) bundle: &'a Path,
+    /// What names things of the group: mounts below a directory, or on a file, of such a name.
+    pub(crate) names: &'a [String],
+}
+
+/// What the host had mounted for other containers when our namespace was copied from it: pinned
+/// namespaces and shared memory beside our bundle, to be let go of by [`drop_others`]. They would
+/// live as long as this shim, since on a host without shared propagation their unmount never gets
+/// here.
+pub(crate) fn find_others(own: &Own<'_>) -> Result<Vec<PathBuf>, TaskError> {
+    let bundle = std::fs::canonicalize(own.bundle).map_err(TaskError::io("resolve", own.bundle))?;
     // `<state>/<group>/<id>`: the state directory of whoever started us.
     let Some(state) = bundle.parent().and_then(Path::parent).filter(|s| s.parent().is_some())
     else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    for mount in others(&mountinfo()?, state, &bundle) {
-        match rustix::mount::unmount(&mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+    Ok(others(&mountinfo()?, state, &Own { bundle: &bundle, names: own.names }))
+}
+
+/// Lets go of them. To be called after [`isolate`], so that nothing of it reaches the host.
+pub(crate) fn drop_others(mounts: &[PathBuf]) -> Result<(), TaskError> {
+    for mount in mounts {
+        match rustix::mount::unmount(mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
             Err(errno) => return Err(TaskError::errno("let go of", mount)(errno)),
         }
@@ -294,13 +307,20 @@ pub(crate) fn drop_others(bundle: &Path) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// Mount points strictly below `state` and not in `bundle`, the deepest first.
-fn others(mountinfo: &str, state: &Path, bundle: &Path) -> Vec<PathBuf> {
+/// Mount points strictly below `state` that are not our own, the deepest first.
+fn others(mountinfo: &str, state: &Path, own: &Own<'_>) -> Vec<PathBuf> {
+    let named = |mount: &Path| {
+        let below = mount.strip_prefix(state).unwrap_or(mount);
+        below
+            .components()
+            .any(|part| own.names.iter().any(|name| part.as_os_str() == name.as_str()))
+    };
     let mut mounts: Vec<PathBuf> = mountinfo
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
         .map(|field| PathBuf::from(unescape(field)))
-        .filter(|mount| mount.starts_with(state) && mount != state && !mount.starts_with(bundle))
+        .filter(|mount| mount.starts_with(state) && mount != state)
+        .filter(|mount| !mount.starts_with(own.bundle) && !named(mount))
         .collect();
     mounts.reverse();
     mounts
@@ -385,9 +405,17 @@ mod tests {
             3 2 0:3 net:[1] /run/p/netns/a rw - nsfs nsfs rw\n\
             4 2 0:4 / /run/p/t/me/rootfs rw - overlay x rw\n\
             5 2 0:5 / /run/p/shm/b rw - tmpfs x rw\n\
-            6 1 0:6 / /run/pp rw - tmpfs x rw\n";
-        let found = others(mountinfo, Path::new("/run/p"), Path::new("/run/p/t/me"));
-        assert_eq!(found, [Path::new("/run/p/shm/b"), Path::new("/run/p/netns/a")]);
+            6 1 0:6 / /run/pp rw - tmpfs x rw\n\
+            7 2 0:6 net:[2] /run/p/pods/pod/ns/net rw - nsfs nsfs rw\n";
+        let bundle = Path::new("/run/p/t/me");
+        let find = |names: &[String]| {
+            others(mountinfo, Path::new("/run/p"), &Own { bundle, names })
+                .into_iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(find(&[]), ["/run/p/pods/pod/ns/net", "/run/p/shm/b", "/run/p/netns/a"]);
+        assert_eq!(find(&["pod".to_owned(), "b".to_owned()]), ["/run/p/netns/a"]);
     }
 
     #[test]

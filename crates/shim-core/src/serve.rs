@@ -87,7 +87,7 @@ async fn run(flags: &Flags, listener: StdListener) -> Result<(), TaskError> {
     let (events, publisher) = Publisher::new(&flags.namespace, &flags.address);
     let io = IoThread::spawn().map_err(TaskError::io("start", "the io thread"))?;
     let reaper = Reaper::default();
-    let shim = Arc::new(Shim::new(flags.namespace.clone(), events, io.clone(), reaper.clone()));
+    let shim = Arc::new(Shim::new(flags, events, io.clone(), reaper.clone()));
 
     let service = Arc::new(TaskService(Arc::clone(&shim)));
     let mut server = Server::new()

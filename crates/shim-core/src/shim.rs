@@ -22,6 +22,7 @@ use pouch_protocol::timestamp;
 use rustix::process::Signal;
 use tokio::sync::Notify;
 
+use crate::args::Flags;
 use crate::blocking;
 use crate::bundle::{self, Config};
 use crate::child::{Reaper, Tracked};
@@ -60,6 +61,10 @@ pub(crate) struct Shim {
     pub(crate) reaper: Reaper,
     pub(crate) shutdown: Notify,
     containers: Mutex<BTreeMap<String, Slot>>,
+    /// What it was started for: its only container, or a group of them.
+    id: String,
+    /// The mounts of others were found and are about to be let go of, once.
+    lightened: AtomicBool,
     /// Nothing is made any more. Changed only under the lock of `containers`.
     closed: AtomicBool,
     /// Notified when a container is made, or is not going to be.
@@ -93,9 +98,11 @@ impl Drop for Claim<'_> {
 }
 
 impl Shim {
-    pub(crate) fn new(namespace: String, events: Publisher, io: IoThread, reaper: Reaper) -> Self {
+    pub(crate) fn new(flags: &Flags, events: Publisher, io: IoThread, reaper: Reaper) -> Self {
         Self {
-            namespace,
+            namespace: flags.namespace.clone(),
+            id: flags.id.clone(),
+            lightened: AtomicBool::new(false),
             events,
             io,
             reaper,
@@ -164,6 +171,13 @@ impl Shim {
         }
     }
 
+    /// Names of what is not the concern of the container `id` alone: the other containers, and the
+    /// group.
+    fn names_beside(&self, id: &str) -> Vec<String> {
+        let containers = self.lock();
+        containers.keys().chain([&self.id]).filter(|name| *name != id).cloned().collect()
+    }
+
     fn key(&self) -> Key {
         self.next_key.fetch_add(1, Ordering::Relaxed)
     }
@@ -201,20 +215,34 @@ impl Shim {
             Arc::new(LinuxRuntime::new(&options, &self.sealed, self.reaper.clone())?);
 
         let root = Container::rootfs(&bundle);
+        let mut others = Vec::new();
         if !request.rootfs.is_empty() {
             std::fs::create_dir_all(&root).map_err(TaskError::io("make", &root))?;
             let (rootfs, target) = (request.rootfs.clone(), root.clone());
-            blocking::run("mount", move || {
-                mounts::isolate(&target).and_then(|()| mounts::mount_all(&rootfs, &target))
+            let mine = self.names_beside(&request.id);
+            let (first, own) = (!self.lightened.swap(true, Ordering::Relaxed), bundle.clone());
+            others = blocking::run("mount", move || {
+                mounts::isolate(&target)?;
+                let own = mounts::Own { bundle: &own, names: &mine };
+                let others = if first { mounts::find_others(&own)? } else { Vec::new() };
+                mounts::mount_all(&rootfs, &target)?;
+                Ok(others)
             })
-            .await??;
+            .await
+            .flatten()
+            .inspect_err(|_| {
+                if first {
+                    self.lightened.store(false, Ordering::Relaxed);
+                }
+            })?;
         }
         let made = self.make(&request, bundle.clone(), options, &config, runtime.clone()).await;
         match made {
             Ok(container) => {
                 let pid = container.init.snapshot().pid;
-                if !request.rootfs.is_empty() {
-                    let dropped = blocking::run("let go", move || mounts::drop_others(&bundle));
+                // Not before: the runtime joins namespaces by paths that may be among them.
+                if !others.is_empty() {
+                    let dropped = blocking::run("let go", move || mounts::drop_others(&others));
                     if let Err(error) = dropped.await.and_then(|result| result) {
                         tracing::warn!(id = request.id, %error, "mounts of others stay");
                     }

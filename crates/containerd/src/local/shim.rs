@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
-use super::Shared;
 use super::task::LocalTask;
+use super::{Shared, group};
 use crate::{
     Container, CreateRequest, Error, Event, ExitStatus, Loaded, LoadedTask, Result, Stdin, Stdio,
     Task, Terminal, options, streams,
@@ -40,18 +40,43 @@ const POLL: Duration = Duration::from_millis(20);
 /// By how much the transport's deadline is behind ours, so that our own error comes first.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Names of files in a shim's directory.
+pub(crate) const SOCKET: &str = "s.sock";
+/// As [`SOCKET`]: who it is.
+pub(crate) const IDENTITY: &str = "process.json";
+
 /// Identity of a shim process, so that its pid is never trusted alone.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Identity {
+pub(crate) struct Identity {
     pid: u32,
     /// Field 22 of /proc/pid/stat, clock ticks since boot.
     start_time: u64,
 }
 
-/// A shim and its bundle.
+/// A living shim.
+pub(crate) struct Reached {
+    pub(crate) identity: Identity,
+    pub(crate) client: TaskClient,
+}
+
+/// How a container went that its shim was asked to delete.
+enum Deleted {
+    /// As it should, or it was never made.
+    Orderly,
+    /// The shim lives and has not heard of it.
+    Unknown,
+    /// The shim would not.
+    Refused(ttrpc::Error),
+    /// There is no answer.
+    Unanswered,
+}
+
+/// A container: its bundle, and the shim that has it.
 pub(crate) struct Shim {
     shared: Arc<Shared>,
     id: ContainerId,
+    /// Whose shim it shares; `None` has one of its own, in its bundle.
+    group: Option<ContainerId>,
     bundle: PathBuf,
     request: Option<CreateRequest>,
     /// `None` when it was found dead.
@@ -80,99 +105,56 @@ impl Shim {
         vacated(&bundle).await;
         // Another's bundle is not removed.
         DirBuilder::new().mode(0o700).create(&bundle).map_err(Error::io("create", &bundle))?;
-        let spawned = Self::prepare(&shared, &id, &bundle, &request);
-        let (identity, stream) = match spawned {
-            Ok(spawned) => spawned,
+        let reached = match Self::prepare(&shared, &bundle, &request).await {
+            Ok(reached) => reached,
             Err(error) => {
                 let _ = std::fs::remove_dir_all(&bundle);
                 return Err(error);
             }
         };
-        let expected_end = Arc::new(AtomicBool::new(false));
         let shim = Self {
-            client: Some(client(stream)?),
+            client: Some(reached.client),
             shared,
             id,
+            group: request.group.clone(),
             bundle,
             request: Some(request),
-            identity: Some(identity),
-            expected_end,
+            identity: Some(reached.identity),
+            expected_end: Arc::new(AtomicBool::new(false)),
         };
-        shim.watch(identity);
+        shim.watch(reached.identity);
         Ok(shim)
     }
 
-    /// Writes the bundle, starts the process and connects to it.
-    fn prepare(
-        shared: &Shared,
-        id: &ContainerId,
-        bundle: &Path,
-        request: &CreateRequest,
-    ) -> Result<(Identity, std::os::unix::net::UnixStream)> {
+    /// Writes the bundle, and starts the shim or joins that of the group.
+    async fn prepare(shared: &Shared, bundle: &Path, request: &CreateRequest) -> Result<Reached> {
+        // Before there is a shim, so that one always has a container that leads to it.
+        if let Some(group) = &request.group {
+            group::write(bundle, group)?;
+        }
         let config = bundle.join("config.json");
         std::fs::write(&config, &request.spec).map_err(Error::io("write", &config))?;
-        let socket = bundle.join("s.sock");
-        let listener = StdUnixListener::bind(&socket).map_err(Error::io("bind", &socket))?;
-        let log = bundle.join("shim.log");
-        let stderr = streams::open_log(&log)?;
-        // The child is reaped by tokio when it ends; until then it is nobody's business.
-        let mut child = tokio::process::Command::new(&shared.config.shim)
-            .arg("-namespace")
-            .arg(&shared.config.namespace)
-            .arg("-id")
-            .arg(id.as_str())
-            .arg("-address")
-            .arg(shared.events_socket())
-            .arg("-bundle")
-            .arg(bundle)
-            .arg("serve")
-            .stdin(Redirect::from(std::os::fd::OwnedFd::from(listener)))
-            .stdout(Redirect::null())
-            .stderr(Redirect::from(stderr))
-            .current_dir(bundle)
-            .process_group(0)
-            .spawn()
-            .map_err(Error::io("start the shim", &shared.config.shim))?;
-        failpoint::hit("start:shim-spawned");
-        let pid = child.id().unwrap_or_default();
-        Self::record(pid, bundle, &socket).inspect_err(|_| {
-            // Without its bundle nobody would ever find it again.
-            if let Err(error) = child.start_kill() {
-                tracing::error!(container.id = %id, pid, %error, "cannot end the new shim");
-            }
-        })
-    }
-
-    /// Writes down who the new shim is, and connects to it.
-    fn record(
-        pid: u32,
-        bundle: &Path,
-        socket: &Path,
-    ) -> Result<(Identity, std::os::unix::net::UnixStream)> {
-        let start_time = start_time(pid).map_err(Error::io("read the start time of", bundle))?;
-        let identity = Identity { pid, start_time };
-        let record = bundle.join("process.json");
-        let text = serde_json::to_vec(&identity).map_err(|e| Error::Codec(e.to_string()))?;
-        std::fs::write(&record, text).map_err(Error::io("write", &record))?;
-        let stream = std::os::unix::net::UnixStream::connect(socket)
-            .map_err(Error::io("connect to", socket))?;
-        Ok((identity, stream))
+        let Some(group) = &request.group else { return start(shared, &request.id, bundle) };
+        let members = shared.groups.members(group);
+        let mut members = members.lock().await;
+        let reached = group::join(shared, group).await?;
+        members.insert(request.id.clone());
+        Ok(reached)
     }
 
     /// Finds a shim of an earlier daemon, or what it left.
     pub(crate) async fn load(shared: Arc<Shared>, id: ContainerId) -> Loaded {
         let bundle = shared.tasks().join(id.as_str());
-        let mut identity: Option<Identity> = File::open(bundle.join("process.json"))
-            .ok()
-            .and_then(|file| serde_json::from_reader(file).ok())
-            .filter(|identity: &Identity| {
-                start_time(identity.pid).is_ok_and(|now| now == identity.start_time)
-            });
-        // Nobody but the shim has the listener, so what can be connected to lives.
-        let connected = std::os::unix::net::UnixStream::connect(bundle.join("s.sock"))
-            .map_err(Error::io("connect to", &bundle))
-            .and_then(client)
-            .ok();
+        let group = group::read(&bundle);
+        let home = match &group {
+            Some(group) => {
+                shared.groups.members(group).lock().await.insert(id.clone());
+                shared.home(group)
+            }
+            None => bundle.clone(),
+        };
+        let mut identity = recorded(&home);
+        let connected = connect(&home).ok();
         if let (None, Some(client)) = (identity, &connected) {
             // The daemon died between starting it and writing down whom it had started.
             identity = identify(client, &id).await.unwrap_or_else(|error| {
@@ -184,6 +166,7 @@ impl Shim {
         let shim = Arc::new(Self {
             shared,
             id,
+            group,
             bundle,
             request: None,
             client: connected,
@@ -259,39 +242,77 @@ impl Shim {
         });
     }
 
-    /// Ends the shim process, whatever it does, and waits until it is gone.
-    async fn end(&self) -> Result<()> {
-        self.expected_end.store(true, Ordering::Release);
-        let identity = match (self.identity, &self.client) {
-            (None, Some(client)) => identify(client, &self.id).await?,
-            (identity, _) => identity,
+    /// Asks the shim to delete the container.
+    async fn ask_to_delete(&self) -> Deleted {
+        let Some(client) = &self.client else { return Deleted::Unanswered };
+        let request = proto::DeleteRequest { id: self.id.to_string(), ..Default::default() };
+        let context = ttrpc::context::with_duration(QUICK);
+        let mut deleted = std::pin::pin!(client.delete(context, &request));
+        // A delete may take its time; a shim that does not even say what it holds hangs.
+        let mut answer = tokio::time::timeout(LOAD, &mut deleted).await;
+        if answer.is_err() && self.answers().await {
+            answer = tokio::time::timeout(QUICK, &mut deleted).await;
+        }
+        match answer {
+            Ok(Ok(_)) => Deleted::Orderly,
+            Ok(Err(ttrpc::Error::RpcStatus(status))) if status.code() == ttrpc::Code::NOT_FOUND => {
+                // A container of an earlier daemon may be half made.
+                if self.request.is_some() { Deleted::Orderly } else { Deleted::Unknown }
+            }
+            Ok(Err(error @ ttrpc::Error::RpcStatus(_))) => Deleted::Refused(error),
+            Ok(Err(_)) | Err(_) => Deleted::Unanswered,
+        }
+    }
+
+    /// Kills every process of the container and waits for the end of its first one.
+    async fn kill_all(&self) {
+        let Some(client) = &self.client else { return };
+        let id = self.id.to_string();
+        let signal = RawSignal::KILL.as_raw().unsigned_abs();
+        let kill = proto::KillRequest { id: id.clone(), signal, all: true, ..Default::default() };
+        let wait = proto::WaitRequest { id, ..Default::default() };
+        let killed = async {
+            client.kill(ttrpc::context::with_duration(QUICK), &kill).await?;
+            client.wait(ttrpc::context::with_duration(QUICK), &wait).await
         };
-        let Some(identity) = identity else { return Ok(()) };
-        if let Some(client) = &self.client {
-            let request =
-                proto::ShutdownRequest { id: self.id.to_string(), now: true, ..Default::default() };
-            let context = ttrpc::context::with_duration(QUICK);
-            // It may end before it answers.
-            let _ = tokio::time::timeout(LOAD, client.shutdown(context, &request)).await;
-            if tokio::time::timeout(LOAD, wait_gone(identity)).await.is_ok() {
-                return Ok(());
+        // Whether it worked is seen by the deletion that follows.
+        let _ = tokio::time::timeout(QUICK, killed).await;
+    }
+
+    async fn delete_alone(&self) -> Result<()> {
+        let orderly = matches!(self.ask_to_delete().await, Deleted::Orderly);
+        self.expected_end.store(true, Ordering::Release);
+        end(&self.id, &self.bundle, self.identity, self.client.as_ref()).await?;
+        if orderly { Ok(()) } else { self.clean_up_dead().await }
+    }
+
+    /// Deletes the container from a shim that others need, which ends when there are none.
+    async fn delete_member(&self, group: &ContainerId) -> Result<()> {
+        let mut deleted = self.ask_to_delete().await;
+        if matches!(deleted, Deleted::Refused(_)) {
+            self.kill_all().await;
+            deleted = self.ask_to_delete().await;
+        }
+        match deleted {
+            Deleted::Orderly => {}
+            Deleted::Unknown => self.clean_up_dead().await?,
+            Deleted::Refused(error) => return Err(Error::rpc("delete", self.id.as_str(), error)),
+            Deleted::Unanswered => {
+                // Dead, or of no use to anybody: the other members are told of their loss.
+                self.expected_end.store(true, Ordering::Release);
+                let home = self.shared.home(group);
+                end(&self.id, &home, self.identity, self.client.as_ref()).await?;
+                self.clean_up_dead().await?;
             }
         }
-        tracing::warn!(container.id = %self.id, pid = identity.pid, "killing a shim that hangs");
-        if let Some(pidfd) = open(identity).map_err(Error::io("open the shim of", &self.bundle))? {
-            match pidfd_send_signal(&pidfd, RawSignal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(e) => return Err(Error::io("kill the shim of", &self.bundle)(e.into())),
-            }
+        self.expected_end.store(true, Ordering::Release);
+        let members = self.shared.groups.members(group);
+        let mut members = members.lock().await;
+        if members.iter().all(|member| *member == self.id) {
+            group::end(&self.shared, group).await?;
         }
-        tokio::time::timeout(QUICK, wait_gone(identity))
-            .await
-            .map_err(|_| Error::Deadline {
-                stage: "end of the killed shim",
-                container: self.id.to_string(),
-                after: QUICK,
-            })?
-            .map_err(Error::io("wait for the shim of", &self.bundle))
+        members.remove(&self.id);
+        Ok(())
     }
 
     /// Runs the shim's own clean-up of a dead predecessor: kills what is left of the container.
@@ -374,36 +395,128 @@ impl Container for Shim {
         if !self.bundle.exists() {
             return Ok(());
         }
-        let orderly = match &self.client {
-            Some(client) => {
-                let request =
-                    proto::DeleteRequest { id: self.id.to_string(), ..Default::default() };
-                let context = ttrpc::context::with_duration(QUICK);
-                let mut deleted = std::pin::pin!(client.delete(context, &request));
-                // A delete may take its time; a shim that does not even say what it holds hangs.
-                let mut answer = tokio::time::timeout(LOAD, &mut deleted).await;
-                if answer.is_err() && self.answers().await {
-                    answer = tokio::time::timeout(QUICK, &mut deleted).await;
-                }
-                match answer {
-                    Ok(Ok(_)) => true,
-                    Ok(Err(ttrpc::Error::RpcStatus(status))) => {
-                        status.code() == ttrpc::Code::NOT_FOUND && self.request.is_some()
-                    }
-                    Ok(Err(_)) | Err(_) => false,
-                }
+        match &self.group {
+            None => self.delete_alone().await?,
+            Some(group) => {
+                self.delete_member(group).await?;
+                self.shared.groups.forget(group);
             }
-            None => false,
-        };
-        self.end().await?;
-        if !orderly {
-            self.clean_up_dead().await?;
         }
         match std::fs::remove_dir_all(&self.bundle) {
             Err(e) if e.kind() != Io::NotFound => Err(Error::io("remove", &self.bundle)(e)),
             _ => Ok(()),
         }
     }
+}
+
+/// Starts a shim that lives in `home`, and connects to it.
+pub(crate) fn start(shared: &Shared, id: &ContainerId, home: &Path) -> Result<Reached> {
+    let socket = home.join(SOCKET);
+    let listener = StdUnixListener::bind(&socket).map_err(Error::io("bind", &socket))?;
+    let log = home.join("shim.log");
+    let stderr = streams::open_log(&log)?;
+    // The child is reaped by tokio when it ends; until then it is nobody's business.
+    let mut child = tokio::process::Command::new(&shared.config.shim)
+        .arg("-namespace")
+        .arg(&shared.config.namespace)
+        .arg("-id")
+        .arg(id.as_str())
+        .arg("-address")
+        .arg(shared.events_socket())
+        .arg("-bundle")
+        .arg(home)
+        .arg("serve")
+        .stdin(Redirect::from(std::os::fd::OwnedFd::from(listener)))
+        .stdout(Redirect::null())
+        .stderr(Redirect::from(stderr))
+        .current_dir(home)
+        .process_group(0)
+        .spawn()
+        .map_err(Error::io("start the shim", &shared.config.shim))?;
+    failpoint::hit("start:shim-spawned");
+    let pid = child.id().unwrap_or_default();
+    record(pid, home)
+        .and_then(|identity| Ok(Reached { identity, client: connect(home)? }))
+        .inspect_err(|_| {
+            // Without its directory nobody would ever find it again.
+            if let Err(error) = child.start_kill() {
+                tracing::error!(container.id = %id, pid, %error, "cannot end the new shim");
+            }
+        })
+}
+
+/// Writes down who the new shim is.
+fn record(pid: u32, home: &Path) -> Result<Identity> {
+    let start_time = start_time(pid).map_err(Error::io("read the start time of", home))?;
+    let identity = Identity { pid, start_time };
+    let record = home.join(IDENTITY);
+    let text = serde_json::to_vec(&identity).map_err(|e| Error::Codec(e.to_string()))?;
+    std::fs::write(&record, text).map_err(Error::io("write", &record))?;
+    Ok(identity)
+}
+
+/// Who was written down, if it lives.
+fn recorded(home: &Path) -> Option<Identity> {
+    let file = File::open(home.join(IDENTITY)).ok()?;
+    serde_json::from_reader(file).ok().filter(|identity: &Identity| {
+        start_time(identity.pid).is_ok_and(|now| now == identity.start_time)
+    })
+}
+
+/// Nobody but the shim has the listener, so what can be connected to lives.
+fn connect(home: &Path) -> Result<TaskClient> {
+    std::os::unix::net::UnixStream::connect(home.join(SOCKET))
+        .map_err(Error::io("connect to", home))
+        .and_then(client)
+}
+
+/// The living shim in `home`, if there is one.
+pub(crate) async fn reach(home: &Path, id: &ContainerId) -> Result<Option<Reached>> {
+    let Ok(client) = connect(home) else { return Ok(None) };
+    let identity = match recorded(home) {
+        Some(identity) => Some(identity),
+        None => identify(&client, id).await?,
+    };
+    Ok(identity.map(|identity| Reached { identity, client }))
+}
+
+/// Ends the shim in `home`, whatever it does, and waits until it is gone.
+pub(crate) async fn end(
+    id: &ContainerId,
+    home: &Path,
+    identity: Option<Identity>,
+    client: Option<&TaskClient>,
+) -> Result<()> {
+    let identity = match (identity, client) {
+        (None, Some(client)) => identify(client, id).await?,
+        (identity, _) => identity,
+    };
+    let Some(identity) = identity else { return Ok(()) };
+    if let Some(client) = client {
+        let request =
+            proto::ShutdownRequest { id: id.to_string(), now: true, ..Default::default() };
+        let context = ttrpc::context::with_duration(QUICK);
+        // It may end before it answers.
+        let _ = tokio::time::timeout(LOAD, client.shutdown(context, &request)).await;
+        if tokio::time::timeout(LOAD, wait_gone(identity)).await.is_ok() {
+            return Ok(());
+        }
+    }
+    tracing::warn!(container.id = %id, pid = identity.pid, "killing a shim that hangs");
+    if let Some(pidfd) = open(identity).map_err(Error::io("open the shim of", home))? {
+        match pidfd_send_signal(&pidfd, RawSignal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(e) => return Err(Error::io("kill the shim of", home)(e.into())),
+        }
+    }
+    tokio::time::timeout(QUICK, wait_gone(identity))
+        .await
+        .map_err(|_| Error::Deadline {
+            stage: "end of the killed shim",
+            container: id.to_string(),
+            after: QUICK,
+        })?
+        .map_err(Error::io("wait for the shim of", home))
 }
 
 fn client(stream: std::os::unix::net::UnixStream) -> Result<TaskClient> {

@@ -1,5 +1,6 @@
 //! A container object in containerd: made for one run, removed with it.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,10 @@ use crate::{
 pub(crate) const DIRECTORY: &str = "r";
 /// Name of the type by which containerd's clients know a specification.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+/// Member of a specification.
+const ANNOTATIONS: &str = "annotations";
+/// The annotation by which shims, runc's too, know that they serve several containers.
+const GROUP: &str = "io.kubernetes.cri.sandbox-id";
 /// Time for a killed process to be reported dead.
 const DEATH: Duration = Duration::from_secs(10);
 
@@ -145,7 +150,7 @@ impl RemoteContainer {
             id: self.run.id.to_string(),
             labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
             runtime: Some(runtime),
-            spec: Some(any_bytes(SPEC_TYPE, request.spec.clone())),
+            spec: Some(any_bytes(SPEC_TYPE, spec(request)?)),
             ..Default::default()
         };
         if self.shared.lingering.take(&self.run.id, &self.runtime) == Taken::Object {
@@ -227,6 +232,20 @@ impl RemoteContainer {
         }
         clear(&self.run.id, &self.run.dir).await
     }
+}
+
+/// The specification, which tells a shim the group that it serves.
+fn spec(request: &CreateRequest) -> Result<Vec<u8>> {
+    let Some(group) = &request.group else { return Ok(request.spec.clone()) };
+    let codec = |e: serde_json::Error| Error::Codec(e.to_string());
+    let mut spec: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(&request.spec).map_err(codec)?;
+    let annotations = spec.entry(ANNOTATIONS.to_owned()).or_insert_with(|| serde_json::json!({}));
+    let Some(annotations) = annotations.as_object_mut() else {
+        return Err(Error::Codec("the annotations of the specification are no object".to_owned()));
+    };
+    annotations.insert(GROUP.to_owned(), group.as_str().into());
+    serde_json::to_vec(&spec).map_err(codec)
 }
 
 /// Removes the directory of a run, and ends the keeper in it, which there is beside a foreign shim.

@@ -96,6 +96,7 @@ impl Rig {
         std::fs::create_dir_all(&run).unwrap();
         CreateRequest {
             id: id.parse().unwrap(),
+            group: None,
             spec: spec.to_string().into_bytes(),
             rootfs: vec![Mount {
                 kind: "bind".to_owned(),

@@ -294,6 +294,7 @@ fn create_request(
         .map_err(|e| EngineError::wrap("find the root file system", e))?;
     Ok(backend::CreateRequest {
         id: record.id.clone(),
+        group: None,
         spec: oci,
         rootfs: mounts
             .into_iter()
