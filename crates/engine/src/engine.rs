@@ -194,6 +194,12 @@ impl Engine {
         pouch_oci::default_readonly_paths()
     }
 
+    /// Who makes control groups.
+    #[must_use]
+    pub fn cgroup_driver(&self) -> backend::CgroupDriver {
+        self.inner.config.cgroup_driver
+    }
+
     /// Whether the kernel confines by AppArmor.
     #[must_use]
     pub fn has_apparmor(&self) -> bool {

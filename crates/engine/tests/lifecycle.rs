@@ -135,6 +135,7 @@ async fn open(dir: &Path) -> Engine {
         snapshots,
         networks,
         volumes,
+        cni: None,
         rebuild: Rebuild::No,
     };
     Engine::open(config, seams).await.unwrap()

@@ -50,5 +50,5 @@ pub use host::HostFeatures;
 pub use image::{ImageConfigView, merge_image};
 pub use process::{command, environment};
 pub use security::{default_masked_paths, default_readonly_paths};
-pub use sysctl::check_pod as check_pod_sysctls;
+pub use sysctl::NETWORK_DEFAULTS as NETWORK_SYSCTLS;
 pub use user::{ResolvedUser, resolve_user};

@@ -31,7 +31,7 @@ const IPC: [&str; 8] = [
 
 /// What every container with a network of its own gets unless it says otherwise: ports below 1024
 /// and ping without capabilities.
-pub(crate) const NETWORK_DEFAULTS: [(&str, &str); 2] =
+pub const NETWORK_DEFAULTS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", PING_GROUPS)];
 
 const PING_GROUPS: &str = "0 2147483647";
@@ -64,21 +64,6 @@ pub(crate) fn resolve(
         set.insert(name.clone(), value.clone());
     }
     Ok(set)
-}
-
-/// Checks the parameters of a pod whose namespaces of IPC and network are its own or the host's.
-///
-/// # Errors
-/// [`SpecError::Invalid`] with the name of what no namespace of the pod holds.
-pub fn check_pod(
-    asked: &BTreeMap<String, String>,
-    ipc: &IpcMode,
-    network: &NetworkNamespace,
-) -> Result<(), SpecError> {
-    if asked.len() > MAX_SYSCTLS {
-        return Err(SpecError::invalid(FIELD, "too many parameters"));
-    }
-    asked.iter().try_for_each(|(name, value)| check(name, value, ipc, network))
 }
 
 fn maps_all_groups(maps: &IdMaps) -> bool {

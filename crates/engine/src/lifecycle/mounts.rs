@@ -320,7 +320,7 @@ fn image_files(
 }
 
 /// Forgets the images that were mounted into a container.
-pub(crate) async fn discard_images(engine: &Inner, all: impl IntoIterator<Item = &ImageMount>) {
+pub(crate) async fn discard_images(engine: &Inner, all: &[ImageMount]) {
     for files in all {
         if let Err(error) = engine.snapshots.remove(&files.snapshot).await {
             let error = pouch_types::error::chain(&error);

@@ -32,8 +32,8 @@ pub(crate) async fn remove_all(
         let error = pouch_types::error::chain(&error);
         tracing::error!(container.id = %record.id, error, "cannot remove the root file system");
     }
-    let mounted = record.mounts.iter().filter_map(|mount| mount.image.as_ref());
-    super::mounts::discard_images(engine, mounted).await;
+    let mounted: Vec<_> = record.mounts.iter().filter_map(|mount| mount.image.clone()).collect();
+    super::mounts::discard_images(engine, &mounted).await;
     failpoint::hit("remove:snapshot-removed");
     // Only now do its layers carry nothing any more.
     for image in &freed {

@@ -294,7 +294,7 @@ fn create_request(
         .map_err(|e| EngineError::wrap("find the root file system", e))?;
     Ok(backend::CreateRequest {
         id: record.id.clone(),
-        group: None,
+        group: record.spec.pod.as_ref().map(|member| member.pod.clone()),
         spec: oci,
         rootfs: mounts
             .into_iter()

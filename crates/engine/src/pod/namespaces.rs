@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use pouch_oci::{NetworkNamespace, ResolvedNamespaces};
-use pouch_types::ContainerId;
+use pouch_types::{ContainerId, ErrorKind};
 use pouch_types::pod::Scope;
 
 use super::record::PodRecord;
 use crate::EngineError;
 use crate::config::EngineConfig;
+use crate::engine::Inner;
 
 /// Where a pod's namespaces are; `None` is the node's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,20 +48,53 @@ impl Pins {
     }
 }
 
+/// Bytes of the shared memory of a pod, as every runtime has it.
+const SHM: u64 = 64 << 20;
+/// What containers with a network of their own get unless they say otherwise, pods too: ports below
+/// 1024 and ping without capabilities.
+const SYSCTLS: [(&str, &str); 2] = pouch_oci::NETWORK_SYSCTLS;
+
 /// Makes what a pod's containers share.
-pub(super) async fn make(config: &EngineConfig, record: &PodRecord) -> Result<(), EngineError> {
-    let _ = (config, record);
-    Ok(())
+pub(super) async fn make(engine: &Inner, record: &PodRecord) -> Result<(), EngineError> {
+    let spaces = &record.spec.namespaces;
+    let own = |scope| scope == Scope::Pod;
+    let mut sysctls = record.spec.sysctls.clone();
+    if own(spaces.network) {
+        for (name, value) in SYSCTLS {
+            if engine.host.network_sysctls.iter().any(|known| known == name) {
+                sysctls.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+            }
+        }
+    }
+    let pod = pouch_netns::Pod {
+        net: own(spaces.network).then_some(pouch_netns::Ipv6::Enabled),
+        uts: own(spaces.network).then(|| super::files::hostname(record)),
+        ipc: own(spaces.ipc).then_some(SHM),
+        sysctls,
+        user: None,
+    };
+    let dir = engine.config.pod_state_dir(&record.id);
+    let made = pod.create_async(&dir).await;
+    made.map(drop).map_err(|e| EngineError::wrap("make the namespaces of the pod", e))
 }
 
 /// Whether everything that was made is there, which a reboot takes.
 pub(super) fn stand(config: &EngineConfig, record: &PodRecord) -> bool {
-    let pins = Pins::of(config, record);
-    [pins.net, pins.uts, pins.ipc].iter().flatten().all(|path| path.exists())
+    let wanted = Pins::of(config, record);
+    match pouch_netns::Pinned::find(&config.pod_state_dir(&record.id)) {
+        Ok(found) => {
+            wanted.net == found.net && wanted.uts == found.uts && wanted.ipc == found.ipc
+        }
+        // A pod on the node's namespaces has none.
+        Err(_) => wanted.net.is_none() && wanted.ipc.is_none(),
+    }
 }
 
 /// Removes what was made; nothing there is fine.
 pub(super) async fn remove(config: &EngineConfig, id: &ContainerId) -> Result<(), EngineError> {
-    let _ = (config, id);
-    Ok(())
+    let dir = config.pod_state_dir(id);
+    tokio::task::spawn_blocking(move || pouch_netns::remove_pod(&dir))
+        .await
+        .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
+        .map_err(|e| EngineError::wrap("remove the namespaces of the pod", e))
 }

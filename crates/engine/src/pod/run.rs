@@ -4,12 +4,11 @@
 //! network and, where processes are shared, the pod's own process, side by side; the row again,
 //! ready. What fails undoes what was made and leaves no row.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pouch_oci::NetworkNamespace;
-use pouch_types::pod::{PodSpec, Scope};
-use pouch_types::spec::IpcMode;
+use pouch_types::pod::PodSpec;
 use pouch_types::{ContainerId, ErrorKind};
 
 use super::record::PodRecord;
@@ -44,16 +43,17 @@ fn check(engine: &Inner, spec: &PodSpec) -> Result<(), EngineError> {
             "namespace_options.userns_options: user namespaces are not supported yet",
         ));
     }
-    let ipc = match spec.namespaces.ipc {
-        Scope::Pod => IpcMode::Private,
-        Scope::Node => IpcMode::Host,
-    };
-    let network = match spec.namespaces.network {
-        Scope::Pod => NetworkNamespace::New,
-        Scope::Node => NetworkNamespace::Host,
-    };
-    pouch_oci::check_pod_sysctls(&spec.sysctls, &ipc, &network)
-        .map_err(|e| EngineError::wrap("the pod cannot be made as asked", e))
+    Ok(())
+}
+
+/// The pod's directory, closed to everybody but root.
+fn make_dir(dir: &Path) -> Result<(), EngineError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| EngineError::io(format!("create {}", dir.display()), e))
 }
 
 async fn run(engine: Arc<Inner>, spec: PodSpec) -> Result<ContainerId, EngineError> {
@@ -103,7 +103,9 @@ async fn run(engine: Arc<Inner>, spec: PodSpec) -> Result<ContainerId, EngineErr
 
 async fn make(engine: &Arc<Inner>, pod: &Arc<Pod>) -> Result<(), EngineError> {
     let mut record = pod.record().clone();
-    namespaces::make(&engine.config, &record).await?;
+    let dir = engine.config.pod_dir(&record.id);
+    make_dir(&dir)?;
+    namespaces::make(engine, &record).await?;
     failpoint::hit("pod:namespaces-made");
     let (ips, process) = tokio::join!(
         network::attach(engine, &record),

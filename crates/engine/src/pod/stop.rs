@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use pouch_types::spec::Resources;
 use pouch_types::{Classified as _, ErrorKind};
 
 use super::record::PodRecord;
@@ -47,6 +48,30 @@ impl Engine {
                 return Ok(());
             }
             finish(&engine, &pod).await
+        })
+        .await
+    }
+}
+
+impl Engine {
+    /// Notes what a pod as a whole may take; kubelet has set its control group itself.
+    ///
+    /// # Errors
+    /// `NotFound`, the store's.
+    pub async fn resize_pod(
+        &self,
+        key: &str,
+        resources: Option<Resources>,
+        overhead: Option<Resources>,
+    ) -> Result<(), EngineError> {
+        let pod = self.find_pod(key)?;
+        let engine = Arc::clone(&self.inner);
+        self.detached(async move {
+            let _turn = pod.turn.lock().await;
+            let mut record = pod.record().clone();
+            record.spec.resources = resources.or(record.spec.resources);
+            record.spec.overhead = overhead.or(record.spec.overhead);
+            pod.replace(&engine, record).await
         })
         .await
     }
