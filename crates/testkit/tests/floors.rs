@@ -27,7 +27,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (30, &["snapshot", "network"]),
     (31, &["containerd", "image", "shim-core", "volume", "cni"]),
     (40, &["engine"]),
-    (50, &["api-docker", "metrics"]),
+    (50, &["api-docker", "metrics", "streaming"]),
 ];
 
 #[test]

@@ -1,0 +1,35 @@
+//! The HTTP server to which a CRI runtime sends the streams of Exec, Attach and PortForward.
+//!
+//! A CRI call registers what is to be done ([`Server::issue`]) and answers with a URL that holds a
+//! single-use token; the client (kubectl through the API server and kubelet, crictl, critest)
+//! connects there and upgrades the connection to
+//!
+//! * SPDY/3.1 with `v1` to `v4.channel.k8s.io` or `portforward.k8s.io`,
+//! * a WebSocket with `channel.k8s.io`, its `v4` and `v5` and the base64 forms,
+//! * or a WebSocket that tunnels SPDY (`SPDY/3.1+portforward.k8s.io`).
+//!
+//! The server knows protocols; processes and pods are what the [`Request`] brings along. It holds
+//! no name of a container: a token stands for a closure.
+//!
+//! Memory of a connection is bounded by [`Limits`], a client that does not read stops its own
+//! process and nobody else, and a connection's end takes along all that was made for it.
+
+#![forbid(unsafe_code)]
+
+mod outlet;
+mod pipe;
+mod request;
+mod server;
+mod session;
+mod spdy;
+mod status;
+mod tokens;
+mod upgrade;
+mod websocket;
+mod wire;
+
+pub use request::{
+    Cause, Duplex, InvalidRequest, Output, Process, Request, Resize, StreamSet, TerminalSize,
+};
+pub use server::{BindError, Limits, Server};
+pub use tokens::IssueError;

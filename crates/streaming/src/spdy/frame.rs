@@ -1,0 +1,267 @@
+//! Frames: a decoder that takes bytes as they come, and encoders.
+//!
+//! Sans I/O. Control frames are short and taken whole; data frames may claim 16 MiB and are handed
+//! on in the pieces in which they arrive, so that memory does not follow what a header claims.
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+
+use super::ProtocolError;
+use super::headers::{Deflater, Headers, Inflater};
+
+const VERSION: u16 = 3;
+const HEADER: usize = 8;
+/// Bytes of a control frame after its header. Clients send less than a hundred.
+const CONTROL: usize = 16 * 1024;
+
+const SYN_STREAM: u16 = 1;
+const SYN_REPLY: u16 = 2;
+const RST_STREAM: u16 = 3;
+const SETTINGS: u16 = 4;
+const PING: u16 = 6;
+const GOAWAY: u16 = 7;
+const HEADERS: u16 = 8;
+const WINDOW_UPDATE: u16 = 9;
+
+const FLAG_FIN: u8 = 1;
+const FLAG_UNIDIRECTIONAL: u8 = 2;
+
+const SETTINGS_INITIAL_WINDOW: u32 = 7;
+
+const ID_MASK: u32 = 0x7fff_ffff;
+
+/// Why a stream is reset (draft 3, section 2.6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Reset {
+    Refused = 3,
+    Cancel = 5,
+}
+
+/// How a connection ended (draft 3, section 2.6.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Goodbye {
+    Ok = 0,
+    Protocol = 1,
+}
+
+/// What a peer said.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Opened {
+        id: u32,
+        headers: Headers,
+        finished: bool,
+        unidirectional: bool,
+    },
+    /// A piece of a data frame; `finished` with the last piece of the last frame.
+    Data {
+        id: u32,
+        bytes: Bytes,
+        finished: bool,
+    },
+    /// Further headers, of which only the end of a stream matters here.
+    Headers {
+        id: u32,
+        finished: bool,
+    },
+    Reset {
+        id: u32,
+    },
+    /// The peer has flow control; the initial window if it set one.
+    Settings {
+        window: Option<u32>,
+    },
+    Window {
+        id: u32,
+        delta: u32,
+    },
+    Ping {
+        id: u32,
+    },
+    GoAway,
+}
+
+/// Takes bytes and gives events.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    inflater: Inflater,
+    data: Option<Data>,
+}
+
+/// The data frame that is being read.
+#[derive(Debug)]
+struct Data {
+    id: u32,
+    left: usize,
+    fin: bool,
+}
+
+impl Decoder {
+    pub(super) fn new() -> Self {
+        Self { inflater: Inflater::new(), data: None }
+    }
+
+    /// The next event in `input`, taking its bytes; `None` when more are needed. After an error
+    /// the rest makes no sense.
+    pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Event>, ProtocolError> {
+        loop {
+            if let Some(data) = self.data.take() {
+                return Ok(self.piece(data, input));
+            }
+            let Some(header) = input.first_chunk::<HEADER>() else { return Ok(None) };
+            let (first, second) = header.split_at(4);
+            let first = u32::from_be_bytes(first.try_into().unwrap_or_default());
+            let second = u32::from_be_bytes(second.try_into().unwrap_or_default());
+            let [flags, ..] = second.to_be_bytes();
+            let length = usize::try_from(second & 0x00ff_ffff).unwrap_or(usize::MAX);
+            if first & !ID_MASK == 0 {
+                input.advance(HEADER);
+                self.data = Some(Data { id: first, left: length, fin: flags & FLAG_FIN != 0 });
+                continue;
+            }
+            let [high, low, kind_high, kind_low] = first.to_be_bytes();
+            let version = u16::from_be_bytes([high & 0x7f, low]);
+            let kind = u16::from_be_bytes([kind_high, kind_low]);
+            if version != VERSION {
+                return Err(ProtocolError::Version(version));
+            }
+            if length > CONTROL {
+                return Err(ProtocolError::Length { kind, length });
+            }
+            if input.len() < HEADER + length {
+                return Ok(None);
+            }
+            input.advance(HEADER);
+            let body = input.split_to(length);
+            if let Some(event) = self.control(kind, flags, &body)? {
+                return Ok(Some(event));
+            }
+        }
+    }
+
+    fn piece(&mut self, mut data: Data, input: &mut BytesMut) -> Option<Event> {
+        let length = data.left.min(input.len());
+        data.left -= length;
+        let last = data.left == 0;
+        if length == 0 && !last {
+            self.data = Some(data);
+            return None;
+        }
+        // A copy, so that a small piece does not keep a whole buffer.
+        let bytes = Bytes::copy_from_slice(&input[..length]);
+        input.advance(length);
+        let event = Event::Data { id: data.id, bytes, finished: last && data.fin };
+        if !last {
+            self.data = Some(data);
+        }
+        Some(event)
+    }
+
+    fn control(
+        &mut self,
+        kind: u16,
+        flags: u8,
+        body: &[u8],
+    ) -> Result<Option<Event>, ProtocolError> {
+        let wrong = ProtocolError::Length { kind, length: body.len() };
+        let finished = flags & FLAG_FIN != 0;
+        let event = match kind {
+            SYN_STREAM => {
+                let (fixed, block) = body.split_at_checked(10).ok_or(wrong)?;
+                let headers = self.inflater.read(block)?;
+                let unidirectional = flags & FLAG_UNIDIRECTIONAL != 0;
+                Event::Opened { id: id(fixed), headers, finished, unidirectional }
+            }
+            SYN_REPLY | HEADERS => {
+                let (fixed, block) = body.split_at_checked(4).ok_or(wrong)?;
+                // Read even when nobody wants them: they are part of the context.
+                self.inflater.read(block)?;
+                Event::Headers { id: id(fixed), finished }
+            }
+            RST_STREAM if body.len() == 8 => Event::Reset { id: id(body) },
+            SETTINGS => Event::Settings { window: initial_window(body)? },
+            PING if body.len() == 4 => Event::Ping { id: number(body) },
+            GOAWAY if body.len() == 8 => Event::GoAway,
+            WINDOW_UPDATE if body.len() == 8 => {
+                Event::Window { id: id(body), delta: number(&body[4..]) & ID_MASK }
+            }
+            RST_STREAM | PING | GOAWAY | WINDOW_UPDATE => return Err(wrong),
+            // The draft says that unknown control frames are ignored (section 2.2.1).
+            _ => return Ok(None),
+        };
+        Ok(Some(event))
+    }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes.first_chunk::<4>().map_or(0, |four| u32::from_be_bytes(*four))
+}
+
+fn id(bytes: &[u8]) -> u32 {
+    number(bytes) & ID_MASK
+}
+
+/// The initial window, if these settings set one.
+fn initial_window(body: &[u8]) -> Result<Option<u32>, ProtocolError> {
+    let wrong = ProtocolError::Length { kind: SETTINGS, length: body.len() };
+    let Some((count, entries)) = body.split_first_chunk::<4>() else { return Err(wrong) };
+    let count = usize::try_from(u32::from_be_bytes(*count)).unwrap_or(usize::MAX);
+    if Some(entries.len()) != count.checked_mul(8) {
+        return Err(wrong);
+    }
+    let window = entries
+        .chunks_exact(8)
+        .find(|entry| number(entry) & 0x00ff_ffff == SETTINGS_INITIAL_WINDOW)
+        .map(|entry| number(&entry[4..]) & ID_MASK);
+    Ok(window)
+}
+
+fn control(out: &mut BytesMut, kind: u16, flags: u8, body: &[u8]) {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX) & 0x00ff_ffff;
+    out.put_u16(0x8000 | VERSION);
+    out.put_u16(kind);
+    out.put_u32(u32::from(flags) << 24 | length);
+    out.put_slice(body);
+}
+
+fn pair(first: u32, second: u32) -> [u8; 8] {
+    let mut body = [0; 8];
+    body[..4].copy_from_slice(&first.to_be_bytes());
+    body[4..].copy_from_slice(&second.to_be_bytes());
+    body
+}
+
+/// Accepts a stream, without headers of our own.
+pub(super) fn reply(
+    out: &mut BytesMut,
+    deflater: &mut Deflater,
+    id: u32,
+) -> Result<(), ProtocolError> {
+    let mut body = id.to_be_bytes().to_vec();
+    body.extend(deflater.write(&Headers::default())?);
+    control(out, SYN_REPLY, 0, &body);
+    Ok(())
+}
+
+pub(super) fn reset(out: &mut BytesMut, id: u32, why: Reset) {
+    control(out, RST_STREAM, 0, &pair(id, why as u32));
+}
+
+pub(super) fn ping(out: &mut BytesMut, id: u32) {
+    control(out, PING, 0, &id.to_be_bytes());
+}
+
+pub(super) fn window(out: &mut BytesMut, id: u32, delta: u32) {
+    control(out, WINDOW_UPDATE, 0, &pair(id, delta & ID_MASK));
+}
+
+pub(super) fn go_away(out: &mut BytesMut, last: u32, why: Goodbye) {
+    control(out, GOAWAY, 0, &pair(last, why as u32));
+}
+
+/// The header of a data frame of `length` bytes, at most 16 MiB.
+pub(super) fn data(id: u32, length: usize, finished: bool) -> [u8; HEADER] {
+    let flags = if finished { u32::from(FLAG_FIN) << 24 } else { 0 };
+    pair(id & ID_MASK, flags | (u32::try_from(length).unwrap_or(0) & 0x00ff_ffff))
+}
