@@ -102,9 +102,9 @@ impl ImageService for Api {
             platform: Wanted::Host,
             owner: Owner::Cri,
         };
-        let pull = self.engine.images().pull(request, &Progress::none());
         // Dropped with its call: what was fetched stays for the next attempt.
-        let image = pull.await.map_err(status)?;
+        let nobody = Progress::none();
+        let image = self.engine.images().pull(request, &nobody).await.map_err(status)?;
         self.engine.announce_image(ImageNews::Pulled(&reference, &image));
         Ok(Response::new(cri::PullImageResponse { image_ref: image.id.to_string() }))
     }

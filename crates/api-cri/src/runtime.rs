@@ -9,7 +9,6 @@ use futures::Stream;
 use pouch_cri_grpc as cri;
 use pouch_cri_grpc::runtime_service_server::RuntimeService;
 use pouch_engine::{ContainerView, ExecSync, NetworkState, PodView, UpdateOptions};
-use pouch_types::{Classified as _, ErrorKind};
 use tonic::{Request, Response, Status};
 
 use crate::api::Api;
@@ -459,13 +458,13 @@ impl RuntimeService for Api {
                     features: Some(cri::RuntimeHandlerFeatures {
                         recursive_read_only_mounts: true,
                         user_namespaces: false,
-                        mount_options: false,
                     }),
                 })
                 .collect(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,
+                mount_options: false,
             }),
         }))
     }

@@ -10,8 +10,8 @@ use pouch_image::Images;
 use pouch_network::Networks;
 use pouch_snapshot::Snapshotter;
 use pouch_store::Store;
-use pouch_types::ContainerId;
-use pouch_types::spec::Propagation;
+use pouch_types::spec::{ContainerSpec, Propagation};
+use pouch_types::{ContainerId, ContainerName};
 use pouch_volume::Volumes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -329,19 +329,26 @@ impl Inner {
     }
 }
 
+/// Attribute of events of a container of a pod: the sandbox.
+pub const POD_ATTRIBUTE: &str = "io.kubernetes.sandbox.id";
+
 /// What Docker tells of a container with each of its events.
 pub(crate) fn event_attributes(record: &Record) -> BTreeMap<String, String> {
-    let mut attributes = record.spec.labels.clone();
-    attributes.insert("name".to_owned(), record.name.to_string());
-    attributes.insert("image".to_owned(), record.spec.image_name.clone());
-    attributes
+    attributes(&record.name, &record.spec)
 }
 
 /// As [`event_attributes`], from what readers see.
 pub(crate) fn view_attributes(view: &ContainerView) -> BTreeMap<String, String> {
-    let mut attributes = view.spec.labels.clone();
-    attributes.insert("name".to_owned(), view.name.to_string());
-    attributes.insert("image".to_owned(), view.spec.image_name.clone());
+    attributes(&view.name, &view.spec)
+}
+
+fn attributes(name: &ContainerName, spec: &ContainerSpec) -> BTreeMap<String, String> {
+    let mut attributes = spec.labels.clone();
+    attributes.insert("name".to_owned(), name.to_string());
+    attributes.insert("image".to_owned(), spec.image_name.clone());
+    if let Some(member) = &spec.pod {
+        attributes.insert(POD_ATTRIBUTE.to_owned(), member.pod.to_string());
+    }
     attributes
 }
 

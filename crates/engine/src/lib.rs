@@ -33,7 +33,7 @@ pub mod view;
 pub use api::*;
 pub use commit::{CommitRequest, WhileCommitting};
 pub use config::{EngineConfig, RuntimeConfig};
-pub use engine::{Engine, Rebuild, Seams};
+pub use engine::{Engine, POD_ATTRIBUTE, Rebuild, Seams};
 pub use error::EngineError;
 pub use events::{Event, EventKind, EventStream};
 pub use images::ImageNews;

@@ -2,7 +2,7 @@
 
 use pouch_cri_grpc as cri;
 use pouch_image::{Image, Owner};
-use pouch_registry::Credentials;
+use pouch_registry::{AuthFields, Credentials};
 use tonic::Status;
 
 use crate::error::invalid;
@@ -33,22 +33,13 @@ fn canonical(name: &str) -> String {
 
 /// Credentials of one pull.
 pub(crate) fn credentials(auth: Option<cri::AuthConfig>) -> Result<Credentials, Status> {
-    use base64::Engine as _;
-    let Some(auth) = auth else { return Ok(Credentials::default()) };
-    let mut credentials = Credentials {
+    let Some(auth) = auth else { return Ok(Credentials::Anonymous) };
+    let fields = AuthFields {
         username: auth.username,
-        password: auth.password.into(),
-        identity_token: auth.identity_token.into(),
-        registry_token: auth.registry_token.into(),
-        ..Credentials::default()
+        password: auth.password,
+        auth: auth.auth,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
     };
-    if credentials.username.is_empty() && !auth.auth.is_empty() {
-        let wrong = || invalid("auth.auth", "is not base64 of user:password");
-        let bytes = base64::engine::general_purpose::STANDARD.decode(auth.auth.trim_end_matches('\0'));
-        let text = String::from_utf8(bytes.map_err(|_| wrong())?).map_err(|_| wrong())?;
-        let (user, password) = text.split_once(':').ok_or_else(wrong)?;
-        credentials.username = user.to_owned();
-        credentials.password = password.trim_end_matches('\0').to_owned().into();
-    }
-    Ok(credentials)
+    Credentials::from_fields(fields).map_err(|e| invalid("auth", e))
 }

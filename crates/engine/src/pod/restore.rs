@@ -10,7 +10,7 @@ use pouch_types::pod::PidScope;
 
 use super::record::PodRecord;
 use super::state::{PodEvent, PodPhase};
-use super::{Pod, namespaces, process, stop};
+use super::{Pod, namespaces, network, process, stop};
 use crate::EngineError;
 use crate::engine::{Inner, Rebuild};
 
@@ -44,6 +44,8 @@ pub(crate) async fn load(
     }
     if rebuild == Rebuild::No {
         remove_strays(engine).await;
+        let engine = Arc::clone(engine);
+        engine.clone().tasks.spawn(async move { network::collect(&engine).await });
     }
     Ok(())
 }
