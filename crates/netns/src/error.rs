@@ -38,6 +38,14 @@ pub enum NetnsError {
         #[source]
         source: io::Error,
     },
+    /// A kernel parameter that cannot be set for a pod.
+    #[error("sysctl {name:?}: {detail}")]
+    Sysctl {
+        /// Its name.
+        name: String,
+        /// Why not.
+        detail: String,
+    },
     /// No thread could be made for it.
     #[error("cannot start a thread for a network namespace")]
     Thread(#[source] io::Error),
@@ -62,6 +70,7 @@ impl Classified for NetnsError {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::AlreadyExists,
             Self::NotANamespace { .. } => ErrorKind::Conflict,
+            Self::Sysctl { .. } => ErrorKind::Invalid,
             Self::Io { source, .. } => io_kind(source),
             Self::Thread(_) => ErrorKind::ResourceExhausted,
             Self::Panicked => ErrorKind::Internal,

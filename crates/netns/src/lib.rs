@@ -1,4 +1,4 @@
-//! Network namespaces: made, pinned to a path, entered, removed.
+//! Namespaces that outlive their processes: made, pinned to a path, entered, removed.
 //!
 //! A namespace is kept alive by a bind mount of its `nsfs` file on `path`, so it outlives the
 //! daemon and every process in it; the container joins it later. Namespaces are a property of a
@@ -9,13 +9,18 @@
 //! Made namespaces have `lo` up and take no router advertisements (CVE-2020-13401). With
 //! [`Ipv6::Disabled`] interfaces that are created later have no IPv6 at all, while `::1` keeps
 //! working, as in Docker. Other sysctls belong to the OCI specification of the container.
+//!
+//! A [`Pod`] is more than a network: its containers share further namespaces, which are pinned
+//! likewise, and with them its kernel parameters.
 
 #![deny(unsafe_code)]
 
 mod error;
 mod loopback;
 mod pin;
+mod pod;
 mod thread;
+mod user;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -25,6 +30,7 @@ use rustix::fs::{Mode, OFlags};
 pub use error::NetnsError;
 pub use loopback::up as raise_loopback;
 pub use pin::{list, remove};
+pub use pod::{IdMap, IdMaps, Pinned, Pod, remove_pod};
 
 /// Whether interfaces of a new namespace speak IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -35,7 +35,7 @@ pub(crate) fn create(path: &Path, ipv6: Ipv6) -> Result<Netns, NetnsError> {
     made
 }
 
-fn touch(path: &Path) -> Result<(), NetnsError> {
+pub(crate) fn touch(path: &Path) -> Result<(), NetnsError> {
     let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let made = match create() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -68,7 +68,7 @@ fn unshare(path: &Path) -> Result<(), NetnsError> {
 
 /// Sets the defaults that interfaces made later inherit; `/proc/sys/net` shows the namespace of
 /// the thread that opens it. A kernel without IPv6 has no such files and needs none.
-fn sysctls(ipv6: Ipv6) -> io::Result<()> {
+pub(crate) fn sysctls(ipv6: Ipv6) -> io::Result<()> {
     const DEFAULTS: &str = "/proc/sys/net/ipv6/conf/default";
     let set = |name: &str, value: &str| match fs::write(format!("{DEFAULTS}/{name}"), value) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

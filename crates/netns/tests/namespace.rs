@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use pouch_netns::{Ipv6, Netns, NetnsError, list, remove};
+use pouch_netns::{IdMap, IdMaps, Ipv6, Netns, NetnsError, Pinned, Pod, list, remove, remove_pod};
 
 fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -106,4 +106,155 @@ fn many_leave_nothing() {
     assert!(list(directory.path()).unwrap().is_empty());
     // Other tests of this binary run at the same time and hold a few descriptors.
     assert!(count() < before + 20, "descriptors leak");
+}
+
+fn user_maps() -> IdMaps {
+    let map = IdMap { container: 0, host: 300_000, size: 65_536 };
+    IdMaps { uids: vec![map], gids: vec![map] }
+}
+
+/// What `script` prints in what is pinned.
+fn inside(pinned: &Pinned, script: &str) -> String {
+    let mut command = std::process::Command::new("nsenter");
+    let kinds = [("user", &pinned.user), ("net", &pinned.net), ("ipc", &pinned.ipc)];
+    for (kind, path) in kinds.into_iter().chain([("uts", &pinned.uts)]) {
+        if let Some(path) = path {
+            command.arg(format!("--{kind}={}", path.display()));
+        }
+    }
+    let output = command.args(["sh", "-c", script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn assert_gone(directory: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(directory.to_str().unwrap()), "{mounts}");
+    assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
+    let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let helpers = threads.filter(|thread| {
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        name.trim() == "userns"
+    });
+    assert_eq!(helpers.count(), 0);
+}
+
+#[test]
+fn a_pod_has_its_names_parameters_and_memory_without_a_process() {
+    if !root() {
+        return;
+    }
+    let outside =
+        ["net", "ipc", "uts", "user"].map(|n| inode(&format!("/proc/thread-self/ns/{n}")));
+    for user in [None, Some(user_maps())] {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().join("deep/pod");
+        let sysctls = [
+            ("net.core.somaxconn", "77"),
+            ("kernel.shm_rmid_forced", "1"),
+            ("kernel.msgmax", "4242"),
+            ("net/ipv4/ip_forward", "1"),
+        ];
+        let pod = Pod {
+            net: Some(Ipv6::Disabled),
+            ipc: Some(1 << 20),
+            uts: Some("peapod".to_owned()),
+            sysctls: sysctls.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            user: user.clone(),
+        };
+        let pinned = pod.create(&dir).unwrap();
+        assert_eq!(Pinned::find(&dir).unwrap(), pinned);
+        let now =
+            ["net", "ipc", "uts", "user"].map(|n| inode(&format!("/proc/thread-self/ns/{n}")));
+        assert_eq!(now, outside, "the caller stays where it is");
+        assert_eq!(inside(&pinned, "hostname"), "peapod");
+        let read = "cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shm_rmid_forced \
+             /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_forward";
+        assert_eq!(inside(&pinned, read), "77\n1\n4242\n1");
+        assert!(inside(&pinned, "ip link show lo").contains("UP"));
+        let links =
+            inside(&pinned, "for n in net ipc uts user; do readlink /proc/self/ns/$n; done");
+        let links: Vec<_> = links.lines().collect();
+        for (index, link) in links[..3].iter().enumerate() {
+            assert_ne!(*link, outside[index]);
+        }
+        assert_eq!(links[3] == outside[3], user.is_none());
+        if user.is_some() {
+            assert_eq!(inside(&pinned, "cat /proc/self/uid_map | tr -s ' '"), "0 300000 65536");
+            // Theirs, so their root may change them.
+            inside(&pinned, "hostname other");
+        }
+        let shm = pinned.shm.clone().unwrap();
+        let stat = rustix::fs::statfs(&shm).unwrap();
+        assert_eq!(stat.f_blocks * u64::try_from(stat.f_bsize).unwrap(), 1 << 20);
+        fs::write(shm.join("left"), "x").unwrap();
+        remove_pod(&dir).unwrap();
+        remove_pod(&dir).unwrap();
+        assert!(matches!(Pinned::find(&dir), Err(NetnsError::NotFound { .. })));
+        assert_gone(dir.parent().unwrap());
+    }
+}
+
+#[test]
+fn what_is_not_asked_for_is_the_hosts_and_a_crash_is_made_good() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path().join("pod");
+    // As a daemon leaves it that dies in between, or a reboot.
+    fs::create_dir_all(dir.join("shm")).unwrap();
+    fs::write(dir.join("net"), "").unwrap();
+    assert!(matches!(Pinned::find(&dir), Err(NetnsError::NotANamespace { .. })));
+    let pod = Pod { uts: Some("a".to_owned()), ..Pod::default() };
+    let pinned = pod.create(&dir).unwrap();
+    assert_eq!((&pinned.net, &pinned.ipc, &pinned.shm), (&None, &None, &None));
+    assert!(!dir.join("net").exists() && !dir.join("shm").exists());
+    // Made again over what is whole.
+    pod.create(&dir).unwrap();
+    remove_pod(&dir).unwrap();
+
+    // A parameter that the kernel refuses leaves nothing.
+    for user in [None, Some(user_maps())] {
+        let sysctls = [("kernel.msgmax".to_owned(), "many".to_owned())];
+        let pod = Pod { ipc: Some(1 << 16), sysctls: sysctls.into(), user, ..Pod::default() };
+        let error = pod.create(&dir).unwrap_err();
+        let NetnsError::Io { path, source, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(path, Path::new("/proc/sys/kernel/msgmax"));
+        assert_eq!(source.raw_os_error(), Some(22));
+        assert_gone(directory.path());
+    }
+    // And so does a mapping.
+    let mut maps = user_maps();
+    maps.uids.push(maps.uids[0]);
+    let pod = Pod { uts: Some("a".to_owned()), user: Some(maps), ..Pod::default() };
+    pod.create(&dir).unwrap_err();
+    assert_gone(directory.path());
+}
+
+#[test]
+fn pods_are_made_side_by_side() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let dir = directory.path().join(worker.to_string());
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let pod = Pod {
+                        net: Some(Ipv6::Enabled),
+                        ipc: Some(1 << 16),
+                        uts: Some(worker.to_string()),
+                        user: (worker % 2 == 0).then(user_maps),
+                        ..Pod::default()
+                    };
+                    pod.create(&dir).unwrap();
+                    remove_pod(&dir).unwrap();
+                }
+            });
+        }
+    });
+    assert_gone(directory.path());
 }
