@@ -48,12 +48,21 @@ pub(crate) struct Args {
     /// Namespace of our objects in containerd [default: pouch]
     #[arg(long, value_name = "NAME")]
     pub(crate) containerd_namespace: Option<String>,
-    /// Socket of the Kubernetes CRI
+    /// Socket of the Kubernetes CRI, which it also enables [default: unix:///var/run/pouchcri.sock]
     #[arg(long, value_name = "URL")]
     pub(crate) cri_host: Option<String>,
     /// Serve the Kubernetes CRI
     #[arg(long)]
     pub(crate) enable_cri: bool,
+    /// Address for the streams of exec, attach and port-forward of the CRI [default: 127.0.0.1:0]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) cri_stream_address: Option<String>,
+    /// Configurations of pod networks [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Plugins of pod networks, searched in order [default: /opt/cni/bin and /usr/lib/cni]
+    #[arg(long = "cni-bin-dir", value_name = "DIR")]
+    pub(crate) cni_bin_dirs: Vec<PathBuf>,
     /// Bridge of the default network [default: pouch0]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) bridge: Option<String>,

@@ -87,9 +87,11 @@ fn filter(level: &str) -> EnvFilter {
 }
 
 fn ours(level: &str) -> String {
-    const CRATES: [&str; 10] = [
+    const CRATES: [&str; 13] = [
+        "api_cri",
         "api_docker",
         "cgroup",
+        "cni",
         "containerd",
         "content",
         "engine",
@@ -98,6 +100,7 @@ fn ours(level: &str) -> String {
         "registry",
         "snapshot",
         "store",
+        "streaming",
     ];
     CRATES.map(|name| format!("pouch_{name}={level}")).join(",")
 }
@@ -115,6 +118,8 @@ pub(crate) async fn run(
     let _pidfile = PidFile::write(&settings.pidfile)?;
     // Bound before the engine is opened: a client that comes early waits instead of failing.
     let listeners = listen::open(&settings).await?;
+    let pods = settings.cri.as_ref().map(|cri| Ok::<_, SocketError>((cri.listen()?, cri.api())));
+    let pods = pods.transpose()?;
     let engine = open_engine(&settings, policy).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data = %data.display(), "pouchd is ready");
 
@@ -153,13 +158,30 @@ pub(crate) async fn run(
         engine: engine.clone(),
     };
     tokio::spawn(signals.handle(reload, closing.clone()));
+    let pods = pods.map(|(listener, config)| {
+        let (engine, closing) = (engine.clone(), closing.clone());
+        tokio::spawn(async move {
+            let served = pouch_api_cri::serve(engine, config, listener, closing.clone()).await;
+            if let Err(error) = &served {
+                let error = pouch_types::error::chain(error);
+                tracing::error!(error, "the CRI is not served");
+                // A node without its runtime is better restarted than half there.
+                closing.cancel();
+            }
+            served
+        })
+    });
     // No NOTIFY_SOCKET, nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     pouch_api_docker::serve(engine.clone(), api, listeners, closing).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let served = match pods {
+        Some(pods) => pods.await.unwrap_or(Ok(())),
+        None => Ok(()),
+    };
     engine.close().await;
     tracing::info!("pouchd stops; containers go on");
-    Ok(())
+    served.map_err(seam("CRI"))
 }
 
 /// How long nothing must have happened for the memory of the last burst to be given back.
@@ -212,7 +234,12 @@ async fn open_engine(settings: &Settings, policy: Policy) -> Result<Engine, Daem
         Networks::open(settings.network.clone(), store.clone()).await.map_err(seam("networks"))?;
     let volumes = VolumeConfig { root: config.data_root.join("volumes") };
     let volumes = Volumes::open(volumes, store.clone()).await.map_err(seam("volumes"))?;
+    let cni = match &settings.cri {
+        Some(cri) => Some(cri.networks().await.map_err(seam("networks of pods"))?),
+        None => None,
+    };
     let seams = Seams {
+        cni,
         store,
         backend,
         backend_events,

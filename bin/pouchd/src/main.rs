@@ -8,6 +8,7 @@
 mod args;
 mod backend;
 mod config;
+mod cri;
 mod daemon;
 mod listen;
 mod policy;

@@ -13,6 +13,7 @@ use pouch_types::spec::{CgroupnsMode, LogDriver, LogSpec, Ulimit};
 use crate::args::Args;
 use crate::backend::BackendSettings;
 use crate::config::{ConfigError, FileConfig};
+use crate::cri::CriSettings;
 use crate::policy::PolicyFile;
 
 /// The runtime that is always there.
@@ -38,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) image_policy: PolicyFile,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) tls: Option<Tls>,
+    pub(crate) cri: Option<CriSettings>,
 }
 
 /// Where the API is served.
@@ -63,12 +65,14 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, ConfigError> {
 
 impl Settings {
     pub(crate) fn resolve(args: Args, file: FileConfig) -> Result<Self, ConfigError> {
-        refuse_unsupported(&args, &file)?;
+        refuse_unsupported(&file)?;
         let registry = registry(&args, &file)?;
         let backend = BackendSettings::resolve(&args, &file)?;
+        let exec_root = args.exec_root.clone().or_else(|| file.exec_root.clone());
+        let exec_root = exec_root.unwrap_or_else(|| "/run/pouch".into());
+        let cri = CriSettings::resolve(&args, &file, &exec_root)?;
         let data_root =
             args.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/pouch".into());
-        let exec_root = args.exec_root.or(file.exec_root).unwrap_or_else(|| "/run/pouch".into());
         for (name, path) in [("data-root", &data_root), ("exec-root", &exec_root)] {
             if !path.is_absolute() {
                 return refuse(format!("{name} {} is not an absolute path", path.display()));
@@ -186,15 +190,13 @@ impl Settings {
             image_policy: PolicyFile::new(args.image_policy.or(file.image_policy)),
             metrics,
             tls,
+            cri,
         })
     }
 }
 
 /// Known settings that nothing stands behind yet are refused, not swallowed.
-fn refuse_unsupported(args: &Args, file: &FileConfig) -> Result<(), ConfigError> {
-    if args.enable_cri || args.cri_host.is_some() || file.cri_host.is_some() {
-        return refuse("the Kubernetes CRI (enable-cri, cri-host) is not supported yet");
-    }
+fn refuse_unsupported(file: &FileConfig) -> Result<(), ConfigError> {
     if file.authorization_plugins.as_ref().is_some_and(|p| !p.is_empty()) {
         return refuse("authorization-plugins are not supported yet");
     }

@@ -187,6 +187,17 @@ impl Listener {
         }
     }
 
+    /// The next connection of a unix listener, for a face that does not speak HTTP/1. Cancel-safe.
+    ///
+    /// # Errors
+    /// The kernel's; `Unsupported` for a listener of another kind.
+    pub async fn accept_unix(&mut self) -> io::Result<UnixStream> {
+        match &self.0 {
+            Kind::Unix { listener, .. } => Ok(listener.accept().await?.0),
+            Kind::Tls { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Cancel-safe, as tokio's accepts are.
     pub(super) async fn accept(&mut self) -> io::Result<Socket> {
         match &self.0 {

@@ -168,6 +168,7 @@ fn write_mount(view: &ContainerView, mount: &MountPoint) -> WireMount {
         }
         MountKind::Volume { .. } => ("volume", ""),
         MountKind::Tmpfs { .. } => ("tmpfs", ""),
+        MountKind::Image { .. } => ("image", ""),
     };
     WireMount {
         r#type: kind.to_owned(),

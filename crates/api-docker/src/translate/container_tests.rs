@@ -59,6 +59,7 @@ pub(crate) fn running() -> ContainerView {
         volume: None,
         driver: None,
         anonymous: false,
+        image: None,
         propagation: Some(Propagation::Rprivate),
     };
     let mounts = vec![point(&bind, "/data"), point(&tmpfs, "")];

@@ -57,12 +57,16 @@ pub(super) fn read(host: &HostConfig, version: ApiVersion) -> ApiResult<Namespac
     Ok(Namespaces { pid, ipc, uts, cgroup, userns_host })
 }
 
+/// A namespace of the pod that a container belongs to; no request can ask for it.
+pub(super) const POD: &str = "pod";
+
 /// Writes them back.
 pub(super) fn write(namespaces: &Namespaces, defaults: &Defaults, host: &mut HostConfig) {
     host.pid_mode = match &namespaces.pid {
         PidMode::Private => String::new(),
         PidMode::Host => "host".to_owned(),
         PidMode::Container(name) => format!("container:{name}"),
+        PidMode::Pod => POD.to_owned(),
     };
     host.ipc_mode = match &namespaces.ipc {
         IpcMode::Private => "private".to_owned(),
@@ -70,10 +74,12 @@ pub(super) fn write(namespaces: &Namespaces, defaults: &Defaults, host: &mut Hos
         IpcMode::None => "none".to_owned(),
         IpcMode::Host => "host".to_owned(),
         IpcMode::Container(name) => format!("container:{name}"),
+        IpcMode::Pod => POD.to_owned(),
     };
     host.uts_mode = match namespaces.uts {
         UtsMode::Private => String::new(),
         UtsMode::Host => "host".to_owned(),
+        UtsMode::Pod => POD.to_owned(),
     };
     host.cgroupns_mode = match namespaces.cgroup.unwrap_or(defaults.cgroupns) {
         CgroupnsMode::Private => "private".to_owned(),

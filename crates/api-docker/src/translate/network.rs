@@ -43,6 +43,7 @@ pub(crate) fn write_mode(mode: &NetworkMode) -> String {
         NetworkMode::None => "none".to_owned(),
         NetworkMode::Container(name) => format!("container:{name}"),
         NetworkMode::Named(name) => name.clone(),
+        NetworkMode::Pod => super::namespaces::POD.to_owned(),
     }
 }
 
@@ -182,7 +183,11 @@ fn check(spec: &mut ContainerSpec, warnings: &mut Vec<String>) -> ApiResult<()> 
                     .push("Published ports are discarded when using host network mode".to_owned());
             }
         }
-        NetworkMode::Default | NetworkMode::Bridge | NetworkMode::None | NetworkMode::Named(_) => {}
+        NetworkMode::Default
+        | NetworkMode::Bridge
+        | NetworkMode::None
+        | NetworkMode::Named(_)
+        | NetworkMode::Pod => {}
     }
     Ok(())
 }

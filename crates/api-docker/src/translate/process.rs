@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pouch_docker_types::container::{ContainerConfig, Empty, HealthConfig};
 use pouch_types::Signal;
-use pouch_types::spec::{Attach, ContainerSpec, Healthcheck, ProcessSpec};
+use pouch_types::spec::{Attach, ContainerSpec, GroupsPolicy, Healthcheck, ProcessSpec};
 
 use super::value::{bad, clean_path, destination, list};
 use super::{network, ports};
@@ -39,6 +39,7 @@ pub(super) fn read(config: ContainerConfig, spec: &mut ContainerSpec) -> ApiResu
         working_dir,
         user: config.user,
         group_add: Vec::new(),
+        groups: GroupsPolicy::default(),
         tty: config.tty,
         open_stdin: config.open_stdin,
         stdin_once: config.stdin_once,
