@@ -1,4 +1,5 @@
 //! `pouch-init -- COMMAND [ARG…]`: pid 1 of a container that was created with an init.
+//! `pouch-init --pause`: pid 1 of a pid namespace that containers share.
 //!
 //! Does what a program that was not written to be pid 1 leaves undone: every signal that arrives
 //! here goes to the command, every orphan is reaped, and the command's end is the container's end.
@@ -11,7 +12,12 @@
 //! one through regardless, and one that was sent by `kill` then reaches the command instead of
 //! being dropped, as the kernel does with unhandled signals of a pid 1.
 //!
-//! Exit code: the command's; 128+n if signal n ended it; 127 if it was not found and 126 if it
+//! With `--pause` there is no command: it reaps orphans until SIGTERM or SIGINT ends it, and with
+//! it all that is left in its pid namespace. It needs nothing but its own file: no directory, no
+//! /proc, no input or output; as a container, a root file system with only itself in it, read-only,
+//! no capability, any user.
+//!
+//! Exit code: the command's; 0 of `--pause`; 128+n if signal n ended it; 127 if it was not found and 126 if it
 //! could not be executed (reason on standard error); 125 if the init itself failed.
 
 #![deny(unsafe_code)]
@@ -33,11 +39,20 @@ const FAILED: u8 = 125;
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
+/// Hold a pid namespace instead of running a command.
+const PAUSE: &str = "--pause";
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.peek().is_some_and(|argument| argument == PAUSE) {
+        return match pause() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(FAILED, &error.to_string()),
+        };
+    }
     arguments.next_if(|argument| argument == "--");
     let Some(program) = arguments.next() else {
-        return fail(FAILED, "usage: pouch-init -- COMMAND [ARG…]");
+        return fail(FAILED, "usage: pouch-init -- COMMAND [ARG…] | pouch-init --pause");
     };
     match run(program, arguments) {
         Ok(code) => ExitCode::from(code),
@@ -68,6 +83,32 @@ fn run(program: OsString, arguments: impl Iterator<Item = OsString>) -> io::Resu
                 }
             }
             signal => signals::forward(command, signal)?,
+        }
+    }
+}
+
+/// Reaps until it is told to end.
+fn pause() -> io::Result<()> {
+    let blocked = Blocked::all()?;
+    if !getpid().is_init() {
+        set_child_subreaper(Some(getpid()))?;
+    }
+    loop {
+        match blocked.next()? {
+            libc::SIGTERM | libc::SIGINT => return Ok(()),
+            libc::SIGCHLD => reap_all()?,
+            // Nobody here has a use for others.
+            _ => {}
+        }
+    }
+}
+
+fn reap_all() -> io::Result<()> {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(Errno::CHILD) => return Ok(()),
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -285,3 +285,52 @@ fn the_command_owns_the_terminal() {
     rustix::io::write(&master, b"\x03").unwrap();
     assert_eq!(end_of(&mut child), Some(130));
 }
+
+#[test]
+fn a_pause_reaps_until_it_is_told_to_end_and_ends_all_with_it() {
+    if unable() {
+        return;
+    }
+    // Another one's processes come into its namespace as a container's do.
+    let mut pause = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", INIT, "--pause"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", pause.id());
+    let end = Instant::now() + DEADLINE;
+    let init: i32 = loop {
+        let text = std::fs::read_to_string(&children).unwrap();
+        let child = text.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        if let Some(pid) = child {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if name.trim() == "pouch-init" {
+                break pid;
+            }
+        }
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let enter = |script: &str| {
+        let mut command = Command::new("nsenter");
+        let namespace = format!("--pid=/proc/{init}/ns/pid");
+        command.args([&namespace, "sh", "-c", script]).stdin(Stdio::null());
+        command
+    };
+    // An orphan becomes the pause's, and is gone when it has ended.
+    let output = finish(enter("sh -c 'sleep 0.1 & sleep 0.01 & exec true'; echo done"));
+    assert_eq!(output.stdout, b"done\n");
+    let orphans = format!("/proc/{init}/task/{init}/children");
+    while !std::fs::read_to_string(&orphans).unwrap().trim().is_empty() {
+        assert!(Instant::now() < end, "an orphan is not reaped");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut left = enter("exec sleep 1000").spawn().unwrap();
+    let init = Pid::from_raw(init).unwrap();
+    kill_process(init, Signal::HUP).unwrap();
+    assert!(pause.try_wait().unwrap().is_none());
+    kill_process(init, Signal::TERM).unwrap();
+    assert_eq!(end_of(&mut pause), Some(0));
+    end_of(&mut left);
+}

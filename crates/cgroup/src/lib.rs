@@ -17,6 +17,7 @@
 
 pub mod convert;
 pub mod error;
+mod family;
 mod file;
 mod freeze;
 pub mod group;
@@ -29,6 +30,7 @@ pub mod stats;
 pub mod support;
 
 pub use error::Error;
+pub use family::{Leader, kill_family, signal_family};
 pub use freeze::Frozen;
 pub use group::Cgroup;
 pub use layout::{Layout, Mode};

@@ -265,6 +265,15 @@ pub trait Process: Debug + Send + Sync {
     /// Sends a signal.
     async fn kill(&self, signal: Signal) -> Result<()>;
 
+    /// Sends a signal to every process that belongs to this one: of the main process, all of the
+    /// container; of an exec, all of its session and all descendants, whether it has ended or not.
+    /// After SIGKILL, when this returns, none of them is left.
+    ///
+    /// An exec that ran out of its time is ended so. What still has its pipes open then is not
+    /// waited for: its end is the [`Event::Exit`], behind which the stream has at most what the
+    /// exec had written.
+    async fn kill_all(&self, signal: Signal) -> Result<()>;
+
     /// Sets the size of its terminal, in characters.
     async fn resize(&self, width: u16, height: u16) -> Result<()>;
 
@@ -279,9 +288,6 @@ pub trait Process: Debug + Send + Sync {
 /// The main process of a container and what concerns the container as a whole.
 #[async_trait]
 pub trait Task: Process {
-    /// Sends a signal to every process of the container.
-    async fn kill_all(&self, signal: Signal) -> Result<()>;
-
     /// Freezes all processes.
     async fn pause(&self) -> Result<()>;
 

@@ -2,17 +2,23 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use pouch_cgroup::Leader;
 use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::termios::Winsize;
 use tokio::sync::{oneshot, watch};
 
+use crate::blocking;
 use crate::child::Tracked;
 use crate::error::TaskError;
 use crate::exit::Exit;
 use crate::io::Key;
 use crate::stdio::{ChildStdio, Terminal};
+
+/// Time that killing all that came from an exec may take.
+const KILL: Duration = Duration::from_secs(10);
 
 /// The streams as the request named them, for `State`.
 #[derive(Debug, Clone, Default)]
@@ -200,6 +206,31 @@ impl Process {
             Err(Errno::SRCH) => Err(TaskError::Finished),
             Err(errno) => Err(TaskError::errno("signal", "the process")(errno)),
         }
+    }
+
+    /// Signals an exec and all that came from it, which may outlive it.
+    pub(crate) async fn signal_family(&self, signal: Signal) -> Result<(), TaskError> {
+        let (pid, leader) = {
+            let inner = self.lock();
+            let leader = match inner.life {
+                Life::Created(_) | Life::Running(_) => Leader::Held,
+                Life::Stopped => Leader::Reaped,
+                Life::Added { .. } | Life::Making => {
+                    return Err(TaskError::State { action: "signal", state: "created" });
+                }
+            };
+            (inner.pid, leader)
+        };
+        if pid == 0 {
+            return Err(TaskError::Finished);
+        }
+        let family = move || match signal {
+            Signal::KILL => pouch_cgroup::kill_family(pid, leader, Instant::now() + KILL),
+            other => pouch_cgroup::signal_family(pid, leader, other).map(drop),
+        };
+        blocking::run("kill", family)
+            .await?
+            .map_err(|source| TaskError::Cgroup { action: "signal all processes of", source })
     }
 
     /// Waits until its exit was published.

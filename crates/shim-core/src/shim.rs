@@ -643,6 +643,8 @@ impl Shim {
         }
         if request.all && request.exec_id.is_empty() {
             container.signal_all(signal).await?;
+        } else if request.all {
+            process.signal_family(signal).await?;
         } else {
             process.signal(signal)?;
         }

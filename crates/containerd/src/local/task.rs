@@ -94,6 +94,10 @@ impl Process for LocalTask {
         self.send_signal(signal, false).await
     }
 
+    async fn kill_all(&self, signal: Signal) -> Result<()> {
+        self.send_signal(signal, true).await
+    }
+
     async fn resize(&self, width: u16, height: u16) -> Result<()> {
         let request = proto::ResizePtyRequest {
             id: self.id.to_string(),
@@ -121,10 +125,6 @@ impl Process for LocalTask {
 
 #[async_trait]
 impl Task for LocalTask {
-    async fn kill_all(&self, signal: Signal) -> Result<()> {
-        self.send_signal(signal, true).await
-    }
-
     async fn pause(&self) -> Result<()> {
         let request = proto::PauseRequest { id: self.id.to_string(), ..Default::default() };
         call!(self, pause, "pause", QUICK, request).map(drop)

@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
+use pouch_cgroup::Leader;
 use pouch_containerd_grpc::any_bytes;
 use pouch_containerd_grpc::tasks::{
     CloseIoRequest, DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest,
     PauseTaskRequest, ResizePtyRequest, ResumeTaskRequest, StartRequest, UpdateTaskRequest,
 };
-use pouch_types::Signal;
 use pouch_types::spec::Attach;
+use pouch_types::{Classified as _, ErrorKind, Signal};
 use tokio::net::UnixStream;
 
 use super::Shared;
 use super::call::{Call, QUICK, RUNTIME};
 use super::keeper::Pipes;
 use super::run::Run;
-use crate::{Process, Result, Stdin, Stdio, Task, Terminal, streams};
+use crate::{Error, Process, Result, Stdin, Stdio, Task, Terminal, streams};
 
 /// Names of types by which containerd's clients know parts of a specification.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -102,6 +104,26 @@ impl RemoteTask {
         self.run.id.to_string()
     }
 
+    /// Signals what an exec below a foreign shim has started. That shim has waited for it when its
+    /// end was reported.
+    async fn signal_family(&self, pid: u32, signal: Signal) -> Result<()> {
+        let leader =
+            if self.run.execs().contains(&self.exec) { Leader::Held } else { Leader::Reaped };
+        let work = move || match signal {
+            Signal::KILL => pouch_cgroup::kill_family(pid, leader, Instant::now() + QUICK),
+            other => match rustix::process::Signal::from_named_raw(other.number()) {
+                Some(other) => pouch_cgroup::signal_family(pid, leader, other).map(drop),
+                None => Ok(()),
+            },
+        };
+        let done = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other);
+        done.map_err(Error::io("signal the processes of an exec of", self.run.id.as_str()))?
+            .map_err(|error| Error::Refused {
+                kind: error.kind(),
+                message: pouch_types::error::chain(&error),
+            })
+    }
+
     async fn send_signal(&self, signal: Signal, all: bool) -> Result<()> {
         let message = KillRequest {
             container_id: self.id(),
@@ -141,6 +163,21 @@ impl Process for RemoteTask {
         self.send_signal(signal, false).await
     }
 
+    async fn kill_all(&self, signal: Signal) -> Result<()> {
+        match (&self.run.foreign, self.pid()) {
+            // Such a shim signals the one process only.
+            (Some(_), pid @ 1..) if !self.exec.is_empty() => {
+                let own = self.send_signal(signal, false).await;
+                self.signal_family(pid, signal).await?;
+                match own {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                    other => other,
+                }
+            }
+            _ => self.send_signal(signal, true).await,
+        }
+    }
+
     async fn resize(&self, width: u16, height: u16) -> Result<()> {
         let message = ResizePtyRequest {
             container_id: self.id(),
@@ -171,10 +208,6 @@ impl Process for RemoteTask {
 
 #[async_trait]
 impl Task for RemoteTask {
-    async fn kill_all(&self, signal: Signal) -> Result<()> {
-        self.send_signal(signal, true).await
-    }
-
     async fn pause(&self) -> Result<()> {
         call!(self, pause, "pause", QUICK, PauseTaskRequest { container_id: self.id() })
     }

@@ -242,6 +242,60 @@ async fn what_one_does_not_read_holds_up_no_other() {
     rig.assert_empty().await;
 }
 
+/// What `sh -c script` is as an exec.
+fn shell(script: &str) -> Vec<u8> {
+    json!({ "args": ["sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"],
+            "user": { "uid": 0, "gid": 0 } })
+    .to_string()
+    .into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exec_is_ended_with_all_that_it_started() {
+    let Some(mut rig) = Rig::new().await else { return };
+    let (container, task) = rig.start(None, &SLEEP).await;
+    let children = "sleep 1001 & (sleep 1002 & sleep 1003) & echo up;";
+    // One that runs, and one that has ended and left them behind.
+    for (id, script) in [("runs", format!("{children} wait")), ("ended", children.to_owned())] {
+        let exec = task.exec(id, shell(&script), PIPES).await.unwrap();
+        let mut stream = exec.attach(OUTPUT).await.unwrap();
+        exec.start().await.unwrap();
+        let mut first = [0; 11];
+        let read = tokio::io::AsyncReadExt::read_exact(&mut stream, &mut first);
+        within("it is up", read).await.unwrap();
+        if id == "ended" {
+            // Told at once, although others hold its pipes.
+            let Event::Exit { exec, .. } = rig.event().await else { panic!("no exit") };
+            assert_eq!(exec.as_deref(), Some(id));
+        }
+        let inside = || {
+            let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+                let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+                line.starts_with(b"sleep\x00100").then_some(line)
+            });
+            pids.filter(|line| !line.starts_with(b"sleep\x001000")).count()
+        };
+        within("its children are up", async {
+            while inside() < 3 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        exec.kill_all(Signal::KILL).await.unwrap();
+        assert_eq!(inside(), 0);
+        if id == "runs" {
+            let Event::Exit { exec, .. } = rig.event().await else { panic!("no exit") };
+            assert_eq!(exec.as_deref(), Some(id));
+        }
+        read_all(stream).await;
+        exec.kill_all(Signal::KILL).await.unwrap();
+        exec.delete().await.unwrap();
+    }
+    assert!(alive(task.pid()));
+    container.delete().await.unwrap();
+    rig.assert_empty().await;
+}
+
 /// The second container's runtime joins, by path, what was pinned before the shim was made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_pod_pinned_stays_for_later_containers() {
