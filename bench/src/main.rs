@@ -9,10 +9,7 @@
 
 mod docker;
 mod http;
-mod memory;
-mod report;
 mod scenario;
-mod stats;
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,6 +20,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use docker::Docker;
+use pouch_bench::report;
 use scenario::Scenarios;
 
 /// Measures container operations of one or more engines at their Docker API sockets.
