@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod engine;
 pub mod memory;
 pub mod processor;
 pub mod report;

@@ -13,11 +13,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use pouch_bench::engine::{Engine, told};
 use pouch_bench::report::{Load, Report, Row};
 use pouch_bench::stats::Unit;
 use pouch_bench::{memory, processor};
@@ -30,7 +30,7 @@ use node::{Node, Pod};
 struct Args {
     /// Runtime to measure; the first is the one that others are compared with
     #[arg(long = "runtime", value_name = "NAME=SOCKET,PID", required = true)]
-    runtimes: Vec<Address>,
+    runtimes: Vec<Engine>,
     /// Samples of each operation; the median is shown
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
@@ -46,25 +46,6 @@ struct Args {
     /// Where to write all samples
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-/// `NAME=SOCKET,PID`.
-#[derive(Debug, Clone)]
-struct Address {
-    name: String,
-    socket: PathBuf,
-    pid: u32,
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, rest) = text.split_once('=').ok_or("NAME= is missing")?;
-        let (socket, pid) = rest.rsplit_once(',').ok_or(",PID is missing")?;
-        let pid = pid.parse().map_err(|e| format!("pid {pid:?}: {e}"))?;
-        Ok(Self { name: name.to_owned(), socket: socket.into(), pid })
-    }
 }
 
 /// Pods before the first sample: caches, lazily started parts.
@@ -118,25 +99,14 @@ impl Subject {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pouch-bench-cri: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprintln!("  because: {cause}");
-                source = cause.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+    told("pouch-bench-cri", run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let before = Load::now()?;
     let mut subjects = Vec::new();
     let mut versions = Vec::new();
-    for Address { name, socket, pid } in &args.runtimes {
+    for Engine { name, socket, pid } in &args.runtimes {
         let name = name.clone();
         let node = Node::new(socket, &args.image, &args.cgroup_parent)
             .map_err(|source| Error::Node { name: name.clone(), source })?;
