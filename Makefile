@@ -4,7 +4,7 @@ TARGET   := x86_64-unknown-linux-gnu
 PROGRAMS := $(notdir $(wildcard bin/*))
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: release quickstart quickdown test test-guest test-full dragonfly conformance bench help
+.PHONY: release quickstart quickdown test test-guest test-full dragonfly conformance critest kubelet bench bench-cri help
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,14 +36,24 @@ test-guest: ## Debian with systemd and cgroup v2 under QEMU
 
 test-full: ## All tests there are
 	@status=0; scripts/test.sh || status=1; scripts/guest/run || status=1; \
-	scripts/dragonfly/run || status=1; exit $$status
+	scripts/dragonfly/run || status=1; scripts/conformance/run || status=1; \
+	scripts/conformance/kubelet || status=1; exit $$status
 
 dragonfly: ## Three hosts and the real Dragonfly, where its programs are
 	@scripts/dragonfly/run
 
-conformance: dragonfly ## Dragonfly; critest (the CRI is not there yet)
-	@echo "conformance: the Kubernetes CRI is not there yet, so there is nothing to run critest on" >&2
-	@exit 1
+critest: ## Kubernetes' validation of runtimes on pouchd
+	@scripts/conformance/run
+
+kubelet: ## A real kubelet runs static pods on pouchd
+	@scripts/conformance/kubelet
+
+conformance: ## critest, kubelet and Dragonfly
+	@status=0; scripts/conformance/run || status=1; scripts/conformance/kubelet || status=1; \
+	scripts/dragonfly/run || status=1; exit $$status
 
 bench: ## Side by side with dockerd and containerd
 	@bench/run
+
+bench-cri: ## Pods side by side with containerd 1.6 and 2
+	@bench/cri

@@ -9,20 +9,18 @@
 
 mod docker;
 mod http;
-mod memory;
-mod report;
 mod scenario;
-mod stats;
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
 use docker::Docker;
+use pouch_bench::engine::{Engine, told};
+use pouch_bench::report;
 use scenario::Scenarios;
 
 /// Measures container operations of one or more engines at their Docker API sockets.
@@ -70,25 +68,6 @@ enum Part {
     Memory,
 }
 
-/// `NAME=SOCKET,PID`.
-#[derive(Debug, Clone)]
-struct Engine {
-    name: String,
-    socket: PathBuf,
-    pid: u32,
-}
-
-impl FromStr for Engine {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, rest) = text.split_once('=').ok_or("NAME= is missing")?;
-        let (socket, pid) = rest.rsplit_once(',').ok_or(",PID is missing")?;
-        let pid = pid.parse().map_err(|e| format!("pid {pid:?}: {e}"))?;
-        Ok(Self { name: name.to_owned(), socket: socket.into(), pid })
-    }
-}
-
 /// Beyond this load per processor figures say more about the rest of the machine.
 const QUIET: f64 = 0.5;
 
@@ -96,18 +75,7 @@ const QUIET: f64 = 0.5;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pouch-bench: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprintln!("  because: {cause}");
-                source = cause.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+    told("pouch-bench", run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {

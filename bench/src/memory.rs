@@ -4,8 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::{fs, io};
 
+/// "No such process".
+const ESRCH: i32 = 3;
+
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     #[error("reading {}", .path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} has no Pss line", .path.display())]
@@ -21,7 +24,7 @@ struct Process {
 }
 
 /// Bytes of the daemon and what it started, without shims and what is below them.
-pub(crate) fn daemon(pid: u32) -> Result<u64, Error> {
+pub fn daemon(pid: u32) -> Result<u64, Error> {
     let processes = processes()?;
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for (child, process) in &processes {
@@ -44,7 +47,7 @@ pub(crate) fn daemon(pid: u32) -> Result<u64, Error> {
 
 /// Bytes of each shim of the engine. Shims leave their parent, but stay in the daemon's network
 /// namespace, which is its alone.
-pub(crate) fn shims(daemon: u32) -> Result<Vec<u64>, Error> {
+pub fn shims(daemon: u32) -> Result<Vec<u64>, Error> {
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net"));
     let path = PathBuf::from(format!("/proc/{daemon}/ns/net"));
     let ours = namespace(daemon).map_err(|source| Error::Read { path, source })?;
@@ -52,6 +55,29 @@ pub(crate) fn shims(daemon: u32) -> Result<Vec<u64>, Error> {
         processes()?.into_iter().filter(|(_, process)| process.shim).map(|(pid, _)| pid).collect();
     let ours = |pid: &u32| namespace(*pid).is_ok_and(|theirs| theirs == ours);
     shims.into_iter().filter(ours).map(pss).collect()
+}
+
+/// All processes that there are.
+pub fn all() -> Result<HashSet<u32>, Error> {
+    Ok(processes()?.into_iter().map(|(pid, _)| pid).collect())
+}
+
+/// Bytes of processes that are not among those known before: what was started since, whoever its
+/// parent is. Helpers that end meanwhile use nothing.
+pub fn since(known: &HashSet<u32>) -> Result<u64, Error> {
+    let mut total = 0;
+    for pid in all()?.difference(known) {
+        total += match pss(*pid) {
+            Err(Error::Read { source, .. }) if has_ended(&source) => 0,
+            result => result?,
+        };
+    }
+    Ok(total)
+}
+
+/// Of a process whose file was asked for, or was open already.
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH)
 }
 
 fn processes() -> Result<Vec<(u32, Process)>, Error> {

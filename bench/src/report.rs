@@ -11,12 +11,12 @@ use crate::stats::{Unit, median};
 /// The engine that the floors are for.
 const OURS: &str = "pouch";
 
-pub(crate) const MEGABYTE: f64 = 1024.0 * 1024.0;
+pub const MEGABYTE: f64 = 1024.0 * 1024.0;
 
 /// One measure of all engines.
 #[derive(Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) name: String,
+pub struct Row {
+    pub name: String,
     unit: Unit,
     /// What pouch is to stay below at the least.
     floor: Option<f64>,
@@ -30,11 +30,11 @@ struct Samples {
 }
 
 impl Row {
-    pub(crate) fn new(name: &str, unit: Unit, floor: Option<f64>) -> Self {
+    pub fn new(name: &str, unit: Unit, floor: Option<f64>) -> Self {
         Self { name: name.to_owned(), unit, floor, samples: Vec::new() }
     }
 
-    pub(crate) fn push(&mut self, engine: &str, value: f64) {
+    pub fn push(&mut self, engine: &str, value: f64) {
         match self.samples.iter_mut().find(|samples| samples.engine == engine) {
             Some(samples) => samples.values.push(value),
             None => self.samples.push(Samples { engine: engine.to_owned(), values: vec![value] }),
@@ -48,13 +48,13 @@ impl Row {
 
 /// The load averages, and how many processors share them.
 #[derive(Debug, Serialize)]
-pub(crate) struct Load {
+pub struct Load {
     averages: [f64; 3],
     processors: u32,
 }
 
 impl Load {
-    pub(crate) fn now() -> io::Result<Self> {
+    pub fn now() -> io::Result<Self> {
         let text = fs::read_to_string("/proc/loadavg")?;
         let mut numbers = text.split_whitespace().map(|word| word.parse().unwrap_or(f64::NAN));
         let averages = std::array::from_fn(|_| numbers.next().unwrap_or(f64::NAN));
@@ -62,7 +62,7 @@ impl Load {
         Ok(Self { averages, processors: u32::try_from(processors.get()).unwrap_or(u32::MAX) })
     }
 
-    pub(crate) fn per_processor(&self) -> f64 {
+    pub fn per_processor(&self) -> f64 {
         self.averages[0] / f64::from(self.processors)
     }
 }
@@ -75,7 +75,7 @@ impl Display for Load {
 }
 
 #[derive(Debug)]
-pub(crate) struct Report {
+pub struct Report {
     /// Name and version, the reference first.
     engines: Vec<(String, String)>,
     rounds: u32,
@@ -86,7 +86,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(
+    pub fn new(
         engines: Vec<(String, String)>,
         rounds: u32,
         parallel: u32,
@@ -97,7 +97,7 @@ impl Report {
         Self { engines, rounds, parallel, before, after, rows }
     }
 
-    pub(crate) fn to_json(&self) -> Result<String, serde_json::Error> {
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
         let engines: Vec<_> = self
             .engines
             .iter()

@@ -4,10 +4,11 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pouch_bench::memory;
+use pouch_bench::report::{MEGABYTE, Row};
+use pouch_bench::stats::Unit;
+
 use crate::docker::{self, Docker, Network, Watch};
-use crate::memory;
-use crate::report::{MEGABYTE, Row};
-use crate::stats::Unit;
 
 /// Runs before the first sample: caches, lazily started parts.
 const WARM_UP: u32 = 2;

@@ -5,14 +5,14 @@ use serde::Serialize;
 /// What a row's numbers are; decides how they are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Unit {
+pub enum Unit {
     Seconds,
     Bytes,
 }
 
 impl Unit {
     /// Three significant digits in the unit that suits.
-    pub(crate) fn show(self, value: f64) -> String {
+    pub fn show(self, value: f64) -> String {
         let (value, unit) = match self {
             Self::Seconds if value >= 1.0 => (value, "s"),
             Self::Seconds => (value * 1e3, "ms"),
@@ -24,7 +24,7 @@ impl Unit {
 }
 
 /// The middle sample, or the mean of the two in the middle; none of no samples.
-pub(crate) fn median(samples: &[f64]) -> Option<f64> {
+pub fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
