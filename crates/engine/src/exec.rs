@@ -91,9 +91,14 @@ impl Session {
         }
     }
 
-    /// Kills the process and what it has started.
+    /// Kills the process and all that it has started.
     pub(crate) async fn kill_tree(&self) {
-        self.kill().await;
+        if let Some(process) = self.process()
+            && let Err(error) = process.kill_all(pouch_types::Signal::KILL).await
+        {
+            let error = pouch_types::error::chain(&error);
+            tracing::debug!(exec.id = %self.id, error, "cannot kill what the exec started");
+        }
     }
 
     /// Kills the process.

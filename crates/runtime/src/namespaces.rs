@@ -117,11 +117,23 @@ impl Plan {
             if matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Pid) {
                 continue;
             }
-            move_into_link_name_space(fd.as_fd(), None)
-                .map_err(io::Error::from)
-                .map_err(|source| RuntimeError::library("cannot join a namespace", source))?;
+            move_into_link_name_space(fd.as_fd(), None).call(joining(*kind))?;
         }
         Ok(())
+    }
+}
+
+/// What fails when one cannot be joined.
+const fn joining(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Network => "setns to the network namespace",
+        LinuxNamespaceType::Ipc => "setns to the IPC namespace",
+        LinuxNamespaceType::Uts => "setns to the UTS namespace",
+        LinuxNamespaceType::Mount => "setns to the mount namespace",
+        LinuxNamespaceType::Cgroup => "setns to the cgroup namespace",
+        LinuxNamespaceType::Time => "setns to the time namespace",
+        LinuxNamespaceType::Pid => "setns to the pid namespace",
+        LinuxNamespaceType::User => "setns to the user namespace",
     }
 }
 

@@ -172,10 +172,11 @@ impl Shim {
     }
 
     /// Names of what is not the concern of the container `id` alone: the other containers, and the
-    /// group.
-    fn names_beside(&self, id: &str) -> Vec<String> {
+    /// group. A container that says its group may have the group's own id.
+    fn names_beside(&self, id: &str, group: Option<&str>) -> Vec<String> {
         let containers = self.lock();
-        containers.keys().chain([&self.id]).filter(|name| *name != id).cloned().collect()
+        let beside = containers.keys().chain([&self.id]);
+        beside.filter(|name| *name != id || group == Some(name.as_str())).cloned().collect()
     }
 
     fn key(&self) -> Key {
@@ -219,7 +220,7 @@ impl Shim {
         if !request.rootfs.is_empty() {
             std::fs::create_dir_all(&root).map_err(TaskError::io("make", &root))?;
             let (rootfs, target) = (request.rootfs.clone(), root.clone());
-            let mine = self.names_beside(&request.id);
+            let mine = self.names_beside(&request.id, config.group());
             let (first, own) = (!self.lightened.swap(true, Ordering::Relaxed), bundle.clone());
             others = blocking::run("mount", move || {
                 mounts::isolate(&target)?;

@@ -54,9 +54,26 @@ pub const IMAGE: &[&str] = &[
     "rmi:blob-removed",
 ];
 
+/// The steps of a pod's life.
+pub const POD: &[&str] = &[
+    "pod:recorded",
+    "pod:namespaces-made",
+    "pod:network-attached",
+    "pod:ready",
+    "pod:stopping",
+    "pod:containers-stopped",
+    "pod:released",
+    "pod:removing",
+    "pod:containers-removed",
+    "pod:forgotten",
+];
+
 /// Ends the process when `name` is armed.
 pub fn hit(name: &str) {
-    debug_assert!(CONTAINER.contains(&name) || IMAGE.contains(&name), "unlisted failpoint {name}");
+    debug_assert!(
+        [CONTAINER, IMAGE, POD].iter().any(|list| list.contains(&name)),
+        "unlisted failpoint {name}"
+    );
     let armed = ARMED.get_or_init(|| {
         let value = std::env::var("POUCH_FAILPOINT").ok()?;
         value.strip_suffix(":abort").map(str::to_owned)

@@ -20,8 +20,6 @@ use crate::{Engine, EngineError};
 
 /// Time for opening the new file of a renamed log.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
-/// What a name may hold of one word of Kubernetes', bytes.
-const WORD_MAX: usize = 253;
 
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,23 +230,30 @@ async fn make(
     Ok(created.id)
 }
 
+/// Longest name of a container, bytes: what [`ContainerName`] takes.
+const NAME_MAX: usize = 255;
+
 /// The name of a container of a pod among all containers, as dockershim gave it, so that it can be
-/// read in lists and is taken once. What a name may not hold is replaced, and the sandbox's id
-/// keeps it apart then.
+/// read in lists and is taken once. What a name may not hold is replaced and what is too long cut;
+/// the digest of the real one keeps it apart then.
 fn name(pod: &Pod, member: &PodMember) -> Result<ContainerName, EngineError> {
-    let key = pod.view().spec.key.clone();
-    let word = |text: &str| -> String {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '-' };
-        text.chars().take(WORD_MAX).map(plain).collect()
-    };
-    let text = format!(
+    let view = pod.view();
+    let key = &view.spec.key;
+    let whole = format!(
         "k8s_{}_{}_{}_{}_{}_{}",
-        word(&member.name),
-        word(&key.name),
-        word(&key.namespace),
-        word(&key.uid),
+        member.name,
+        key.name,
+        key.namespace,
+        key.uid,
         pod.id.short(),
         member.attempt
     );
-    Ok(text.parse()?)
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if whole.len() <= NAME_MAX && whole.chars().all(plain) {
+        return Ok(whole.parse()?);
+    }
+    let digest = pouch_types::Digest::of(whole.as_bytes()).hex()[..16].to_owned();
+    let words = whole.chars().map(|c| if plain(c) { c } else { '-' });
+    let shown: String = words.take(NAME_MAX - digest.len() - 1).collect();
+    Ok(format!("{shown}_{digest}").parse()?)
 }
