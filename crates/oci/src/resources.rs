@@ -63,8 +63,7 @@ const MAX_NAMES: usize = 256;
 fn hugepages(asked: &Asked) -> Result<Vec<HugepageLimit>, SpecError> {
     const FIELD: &str = "HugepageLimits";
     let size = |text: &str| {
-        let digits =
-            text.strip_suffix("KB").or(text.strip_suffix("MB")).or(text.strip_suffix("GB"));
+        let digits = ["KB", "MB", "GB"].iter().find_map(|unit| text.strip_suffix(unit));
         digits.is_some_and(|digits| {
             !digits.is_empty() && digits.len() < 8 && digits.bytes().all(|b| b.is_ascii_digit())
         })

@@ -97,7 +97,7 @@ fn own(spec: &Spec, plan: &Plan) -> Result<(String, String), RuntimeError> {
 /// How much a bind mount takes of what; `None` for other mounts.
 fn bind<'a>(mount: &'a Mount, options: &Options) -> Option<(Depth, &'a Path)> {
     let named = matches!(mount.typ().as_deref(), Some("bind" | "none" | "") | None);
-    let depth = options.bind.or(named.then_some(Depth::One))?;
+    let depth = options.bind.or_else(|| named.then_some(Depth::One))?;
     Some((depth, mount.source().as_deref()?))
 }
 
