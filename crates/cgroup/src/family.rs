@@ -47,10 +47,7 @@ pub fn kill_family(pid: u32, leader: Leader, deadline: Instant) -> Result<(), Er
     let mut attempt = 0;
     while signal_family(pid, leader, Signal::KILL)? > 0 {
         if !pause(attempt, deadline) {
-            return Err(Error::Deadline {
-                group: format!("family of {pid}").into(),
-                stage: "kill",
-            });
+            return Err(Error::Deadline { group: format!("family of {pid}"), stage: "kill" });
         }
         attempt += 1;
     }

@@ -43,7 +43,8 @@ pub struct Mount {
     pub kind: String,
     /// Source, or the file system's name.
     pub source: String,
-    /// Options as mount(8) takes them.
+    /// Options as mount(8) takes them. With our shim, `idmap=PATH` on an overlay or a bind shows
+    /// the files of its sources as those of the user namespace that is pinned at PATH.
     pub options: Vec<String>,
 }
 

@@ -6,7 +6,7 @@
 //! come to be several, with colons between them, of which the first is this one.
 //! <https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md>
 
-use crate::{Decoded, MAX_ENCODED, Record, RecordRef, Stream};
+use crate::{Decoded, Record, RecordRef, Stream};
 
 pub(crate) fn encode(record: RecordRef<'_>, stamp: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(stamp.as_bytes());
@@ -18,16 +18,7 @@ pub(crate) fn encode(record: RecordRef<'_>, stamp: &str, out: &mut Vec<u8>) {
 }
 
 pub(crate) fn decode(buffer: &[u8]) -> Decoded {
-    let Some(end) = buffer.iter().position(|&b| b == b'\n') else {
-        // A line without end that long is not ours; its rest is skipped at the next newline.
-        return if buffer.len() > MAX_ENCODED {
-            Decoded::Skip(buffer.len())
-        } else {
-            Decoded::Incomplete
-        };
-    };
-    let used = end + 1;
-    parse(&buffer[..end]).map_or(Decoded::Skip(used), |record| Decoded::Record(record, used))
+    crate::decode_line(buffer, parse)
 }
 
 fn parse(line: &[u8]) -> Option<Record> {
@@ -59,7 +50,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Driver, Encoder};
+    use crate::{Driver, Encoder, MAX_ENCODED};
 
     fn encoded(record: RecordRef<'_>) -> Vec<u8> {
         let mut out = Vec::new();

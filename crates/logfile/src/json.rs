@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::{Decoded, MAX_ENCODED, Record, RecordRef, Stream};
+use crate::{Decoded, Record, RecordRef, Stream};
 
 #[derive(Deserialize)]
 struct Line<'a> {
@@ -132,16 +132,7 @@ fn escape_wide<'a>(text: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
 }
 
 pub(crate) fn decode(buffer: &[u8]) -> Decoded {
-    let Some(end) = buffer.iter().position(|&b| b == b'\n') else {
-        // A line without end that long is not ours; its rest is skipped at the next newline.
-        return if buffer.len() > MAX_ENCODED {
-            Decoded::Skip(buffer.len())
-        } else {
-            Decoded::Incomplete
-        };
-    };
-    let used = end + 1;
-    parse(&buffer[..end]).map_or(Decoded::Skip(used), |record| Decoded::Record(record, used))
+    crate::decode_line(buffer, parse)
 }
 
 fn parse(line: &[u8]) -> Option<Record> {
@@ -161,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Driver, Encoder};
+    use crate::{Driver, Encoder, MAX_ENCODED};
 
     fn encoded(line: &[u8], partial: bool) -> String {
         let mut out = Vec::new();

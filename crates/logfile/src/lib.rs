@@ -119,3 +119,17 @@ pub(crate) enum Decoded {
     /// Nothing after this point can be trusted: the framing is lost.
     Lost,
 }
+
+/// The record in the line of text at the front of `buffer`.
+pub(crate) fn decode_line(buffer: &[u8], parse: impl FnOnce(&[u8]) -> Option<Record>) -> Decoded {
+    let Some(end) = buffer.iter().position(|&b| b == b'\n') else {
+        // A line without end that long is not ours; its rest is skipped at the next newline.
+        return if buffer.len() > MAX_ENCODED {
+            Decoded::Skip(buffer.len())
+        } else {
+            Decoded::Incomplete
+        };
+    };
+    let used = end + 1;
+    parse(&buffer[..end]).map_or(Decoded::Skip(used), |record| Decoded::Record(record, used))
+}

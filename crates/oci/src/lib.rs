@@ -28,6 +28,7 @@ pub mod image;
 mod mount;
 pub mod numbers;
 mod process;
+mod propagation;
 mod resources;
 pub mod seccomp;
 mod security;

@@ -10,7 +10,8 @@ use crate::error::SpecError;
 use crate::host::HostFeatures;
 use crate::numbers::NumberList;
 use crate::spec::{
-    BlockIo, Cpu, DeviceRule, Memory, Pids, Resources, Rlimit, ThrottleDevice, WeightDevice,
+    BlockIo, Cpu, DeviceRule, HugepageLimit, Memory, Pids, Resources, Rlimit, ThrottleDevice,
+    WeightDevice,
 };
 
 /// Bytes: less than this and not even the runtime's first process fits.
@@ -51,7 +52,45 @@ pub(crate) fn resolve(
         cpu: cpu(asked, host)?,
         pids: asked.pids_limit.map(|limit| Pids { limit: if limit > 0 { limit } else { -1 } }),
         block_io: block_io(asked, devices)?,
+        hugepage_limits: hugepages(asked)?,
+        unified: unified(asked)?,
     })
+}
+
+/// Sizes and files in one request.
+const MAX_NAMES: usize = 256;
+
+fn hugepages(asked: &Asked) -> Result<Vec<HugepageLimit>, SpecError> {
+    const FIELD: &str = "HugepageLimits";
+    let size = |text: &str| {
+        let digits = ["KB", "MB", "GB"].iter().find_map(|unit| text.strip_suffix(unit));
+        digits.is_some_and(|digits| {
+            !digits.is_empty() && digits.len() < 8 && digits.bytes().all(|b| b.is_ascii_digit())
+        })
+    };
+    if asked.hugepages.len() > MAX_NAMES || !asked.hugepages.keys().all(|text| size(text)) {
+        return Err(SpecError::invalid(FIELD, "sizes of pages are like 2MB"));
+    }
+    let limit =
+        |(size, limit): (&String, &u64)| HugepageLimit { page_size: size.clone(), limit: *limit };
+    Ok(asked.hugepages.iter().map(limit).collect())
+}
+
+/// Names of files, and no way out of the group's directory.
+fn unified(asked: &Asked) -> Result<BTreeMap<String, String>, SpecError> {
+    let file = |name: &str| {
+        // The group's own affairs are the engine's: who is in it, and what it may give away.
+        let controller = name.split_once('.').is_some_and(|(controller, rest)| {
+            controller != "cgroup" && !controller.is_empty() && !rest.is_empty()
+        });
+        controller
+            && name.len() < 128
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    if asked.unified.len() > MAX_NAMES || !asked.unified.keys().all(|name| file(name)) {
+        return Err(SpecError::invalid("Unified", "want files of controllers, like memory.high"));
+    }
+    Ok(asked.unified.clone())
 }
 
 fn signed(field: &'static str, value: u64) -> Result<i64, SpecError> {
@@ -330,4 +369,27 @@ pub(crate) fn oom_score_adj(
         return Ok(host.min_oom_score_adj);
     }
     Ok(score)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_and_files_of_controllers_are_names_and_nothing_else() {
+        let asked = |size: &str, file: &str| Asked {
+            hugepages: BTreeMap::from([(size.to_owned(), 4 << 20)]),
+            unified: BTreeMap::from([(file.to_owned(), "1".to_owned())]),
+            ..Asked::default()
+        };
+        let good = asked("2MB", "memory.high");
+        assert_eq!(hugepages(&good).unwrap()[0].page_size, "2MB");
+        assert_eq!(unified(&good).unwrap()["memory.high"], "1");
+        for bad in ["", "MB", "2", "2TB", "../2MB", "2.MB"] {
+            assert!(hugepages(&asked(bad, "a.b")).is_err(), "{bad}");
+        }
+        for bad in ["", "cgroup.procs", "../x/memory.high", "memory", ".high", "a.", "memory.\n"] {
+            assert!(unified(&asked("2MB", bad)).is_err(), "{bad}");
+        }
+    }
 }

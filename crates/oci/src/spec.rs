@@ -304,6 +304,22 @@ pub struct Resources {
     /// Block devices.
     #[serde(rename = "blockIO", default, skip_serializing_if = "Option::is_none")]
     pub block_io: Option<BlockIo>,
+    /// Huge pages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hugepage_limits: Vec<HugepageLimit>,
+    /// Files of cgroup v2 and what is written to them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unified: BTreeMap<String, String>,
+}
+
+/// Memory in huge pages of one size.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HugepageLimit {
+    /// As the kernel spells it: `2MB`.
+    pub page_size: String,
+    /// Bytes.
+    pub limit: u64,
 }
 
 /// Bytes.

@@ -17,6 +17,7 @@ use crate::channel::{self, Channel, Message};
 use crate::error::{IoContext, RuntimeError, SystemContext};
 use crate::hooks;
 use crate::identity::Identity;
+use crate::idmap::Copies;
 use crate::init::{self, Init, Keyring, RootSwitch};
 use crate::log::Log;
 use crate::namespaces::{Plan, write_proc};
@@ -113,6 +114,8 @@ impl Creation<'_> {
             self.options.console_socket.as_deref().map(ConsoleSocket::connect).transpose()?;
         let listener = self.listen()?;
         let entry = self.make_cgroup(undo)?;
+        // Before the process, which takes them with it.
+        let copies = Copies::of(&self.bundle.spec, &self.bundle.rootfs, &plan)?;
         let (ours, theirs) = channel::pair()?;
         let (listen_fds, extra_env) = init::listen_fds();
         let child = {
@@ -125,6 +128,7 @@ impl Creation<'_> {
                 plan: &plan,
                 identity: &identity,
                 filter: filter.as_ref(),
+                copies: &copies,
                 console,
                 listener: &listener,
                 channel: &theirs,
@@ -277,19 +281,19 @@ fn make(plan: &Plan, init: Init<'_>, ours: &Channel) -> Result<Child, RuntimeErr
             })
         });
     }
-    let between = plan.in_joined_pid_namespace(|| {
-        spawn::spawn(0, Parent::Us, init.entry.birthplace(), || {
-            ours.close_copy();
-            let channel = init.channel;
-            let made = plan
-                .enter_user()
-                .and_then(|()| spawn::spawn(0, Parent::OurParent, None, || init.run()));
-            let message = match made {
-                Ok(child) => Message::Successor(child.pid),
-                Err(error) => Message::Failed(pouch_types::error::chain(&error)),
-            };
-            i32::from(channel.send(&message).is_err())
-        })
+    let between = spawn::spawn(0, Parent::Us, init.entry.birthplace(), || {
+        ours.close_copy();
+        let channel = init.channel;
+        // It stays in our pid namespace itself, so the pid that it tells is one of ours.
+        let made = plan
+            .enter_pid_for_children()
+            .and_then(|()| plan.enter_user())
+            .and_then(|()| spawn::spawn(0, Parent::OurParent, None, || init.run()));
+        let message = match made {
+            Ok(child) => Message::Successor(child.pid),
+            Err(error) => Message::Failed(pouch_types::error::chain(&error)),
+        };
+        i32::from(channel.send(&message).is_err())
     })?;
     ours.set_deadline(SILENCE_MAX)?;
     let message = ours.receive();
@@ -318,7 +322,7 @@ pub(crate) fn set_dumpable(Dumpable::No: Dumpable) -> Result<(), RuntimeError> {
     rustix::process::set_dumpable_behavior(behavior).call("prctl(PR_SET_DUMPABLE)")
 }
 
-fn map_text(mappings: Option<&[LinuxIdMapping]>) -> Result<String, RuntimeError> {
+pub(crate) fn map_text(mappings: Option<&[LinuxIdMapping]>) -> Result<String, RuntimeError> {
     let mappings = mappings.unwrap_or_default();
     if mappings.is_empty() {
         return Err(RuntimeError::Invalid(String::from("a new user namespace needs id mappings")));

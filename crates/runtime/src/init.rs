@@ -18,6 +18,7 @@ use crate::confine;
 use crate::error::{RuntimeError, SystemContext};
 use crate::hooks::{self, State};
 use crate::identity::Identity;
+use crate::idmap::Copies;
 use crate::namespaces::Plan;
 use crate::rootfs::{self, Nodes, Root};
 use crate::seccomp::Filter;
@@ -52,6 +53,7 @@ pub(crate) struct Init<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) identity: &'a Identity,
     pub(crate) filter: Option<&'a Filter>,
+    pub(crate) copies: &'a Copies,
     pub(crate) console: Option<ConsoleSocket>,
     pub(crate) listener: &'a UnixListener,
     pub(crate) channel: &'a Channel,
@@ -182,7 +184,7 @@ impl Init<'_> {
         let bound = self.plan.has(LinuxNamespaceType::User) || in_user_namespace();
         let nodes = if bound { Nodes::Bound } else { Nodes::Made };
         let Bundle { spec, rootfs, .. } = self.bundle;
-        let root = Root::prepare(spec, rootfs, nodes, self.entry.view())?;
+        let root = Root::prepare(spec, rootfs, nodes, self.entry.view(), self.copies)?;
         let Some(hooks) = spec.hooks() else { return Ok(root) };
         if hooks.create_runtime().is_some() || hooks.prestart().is_some() {
             self.channel.send(&Message::HooksRequested).call("asking for the hooks")?;
@@ -202,7 +204,7 @@ impl Init<'_> {
 
 /// Root of the user namespace, without the host's groups.
 pub(crate) fn become_root() -> Result<(), RuntimeError> {
-    // Denied where the namespace forbids it, and then there is nothing mapped to drop.
+    // Denied where the namespace forbids it, and then there is nothing copies to drop.
     let _ = rustix::thread::set_thread_groups(&[]);
     let gid = Gid::ROOT;
     rustix::thread::set_thread_res_gid(gid, gid, gid).call("setresgid")?;

@@ -11,6 +11,7 @@ pub mod exec;
 pub mod features;
 mod hooks;
 mod identity;
+mod idmap;
 pub mod init;
 pub mod lifecycle;
 pub mod log;

@@ -26,6 +26,7 @@ pub(crate) const NOATIME: u64 = 0x10;
 pub(crate) const STRICTATIME: u64 = 0x20;
 pub(crate) const NODIRATIME: u64 = 0x80;
 pub(crate) const NOSYMFOLLOW: u64 = 0x0020_0000;
+const IDMAP: u64 = 0x0010_0000;
 
 /// Whether what is mounted below goes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,22 @@ impl Attributes {
 
     /// Changes the mount that the descriptor is of.
     pub(crate) fn apply(self, mount: BorrowedFd<'_>, depth: Depth) -> io::Result<()> {
+        self.call(mount, depth, 0)
+    }
+
+    /// As [`Attributes::apply`], and maps ids as the user namespace does. The mount must be
+    /// detached.
+    pub(crate) fn map_ids(
+        mut self,
+        mount: BorrowedFd<'_>,
+        depth: Depth,
+        namespace: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        self.set |= IDMAP;
+        self.call(mount, depth, u64::from(namespace.as_raw_fd().unsigned_abs()))
+    }
+
+    fn call(self, mount: BorrowedFd<'_>, depth: Depth, userns_fd: u64) -> io::Result<()> {
         #[repr(C)]
         struct MountAttr {
             set: u64,
@@ -84,7 +101,7 @@ impl Attributes {
             userns_fd: u64,
         }
         let Self { set, clear, propagation } = self;
-        let attr = MountAttr { set, clear, propagation, userns_fd: 0 };
+        let attr = MountAttr { set, clear, propagation, userns_fd };
         // SAFETY: the descriptor is open, the path is a C string, and the kernel reads exactly
         // `size_of::<MountAttr>()` bytes.
         let result = unsafe {

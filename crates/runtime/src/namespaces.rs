@@ -100,6 +100,17 @@ impl Plan {
         made
     }
 
+    /// In the process in between: its children are born in the pid namespace to be joined, if any.
+    /// Before it enters the user namespace, below which that one need not be.
+    pub(crate) fn enter_pid_for_children(&self) -> Result<(), RuntimeError> {
+        match self.joined(LinuxNamespaceType::Pid) {
+            Some(target) => {
+                move_into_link_name_space(target.as_fd(), None).call("setns to the pid namespace")
+            }
+            None => Ok(()),
+        }
+    }
+
     /// In the process in between: enters the user namespace and makes the new ones below it.
     pub(crate) fn enter_user(&self) -> Result<(), RuntimeError> {
         if let Some(user) = self.joined(LinuxNamespaceType::User) {

@@ -18,11 +18,12 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 use crate::cgroup::View;
 use crate::error::{IoContext, RuntimeError, SystemContext};
+use crate::idmap::Copies;
 use crate::mounts::{self, Attributes, Depth};
 
 mod cgroups;
 mod devices;
-mod options;
+pub(crate) mod options;
 
 pub(crate) use devices::Nodes;
 use options::Options;
@@ -61,6 +62,7 @@ impl Root {
         rootfs: &Path,
         nodes: Nodes,
         cgroups: &View,
+        copies: &Copies,
     ) -> Result<Self, RuntimeError> {
         let linux = spec
             .linux()
@@ -69,15 +71,29 @@ impl Root {
         // Modes are given in full. Hooks come later and have the caller's mask.
         let mask = rustix::process::umask(Mode::empty());
         detach_from_host(linux, rootfs)?;
-        let fd = mounts::clone_path(rootfs, Depth::All).context("clone", rootfs)?;
-        let under = rustix::fs::open(rootfs, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .context("open", rootfs)?;
+        let open = |path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let (fd, under) = match copies.root() {
+            None => {
+                let fd = mounts::clone_path(rootfs, Depth::All).context("clone", rootfs)?;
+                (fd, open(rootfs).context("open", rootfs)?)
+            }
+            Some(copy) => {
+                let fd = rustix::io::fcntl_dupfd_cloexec(copy, 3).context("clone", rootfs)?;
+                let under = match open(rootfs) {
+                    // In a directory that is closed to others. Where it is does not matter to who
+                    // will not see anything else.
+                    Err(Errno::ACCESS) => open(Path::new("/")),
+                    other => other,
+                };
+                (fd, under.context("open", rootfs)?)
+            }
+        };
         mounts::attach(fd.as_fd(), under.as_fd()).context("mount", rootfs)?;
         let root = Self { fd };
         let mut late = Vec::new();
         let list = spec.mounts().as_deref().unwrap_or_default();
-        for mount in list {
-            late.extend(root.mount(mount, linux, cgroups)?);
+        for (index, mount) in list.iter().enumerate() {
+            late.extend(root.mount(mount, linux, cgroups, copies.get(index))?);
         }
         let foreign_devices = list.iter().any(|mount| {
             mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("bind")
@@ -128,12 +144,8 @@ impl Root {
         mount: &Mount,
         linux: &Linux,
         cgroups: &View,
+        copy: Option<&OwnedFd>,
     ) -> Result<Option<OwnedFd>, RuntimeError> {
-        if mount.uid_mappings().as_ref().is_some_and(|list| !list.is_empty())
-            || mount.gid_mappings().as_ref().is_some_and(|list| !list.is_empty())
-        {
-            return Err(RuntimeError::Unsupported(String::from("mounts[].uidMappings")));
-        }
         let mut options = Options::parse(mount.options().as_deref().unwrap_or_default())?;
         let kind = mount.typ().as_deref().unwrap_or_default();
         let destination = mount.destination();
@@ -141,7 +153,7 @@ impl Root {
             options.bind = Some(Depth::One);
         }
         if let Some(depth) = options.bind {
-            self.bind(mount, &options, depth)?;
+            self.bind(mount, &options, depth, copy)?;
             return Ok(None);
         }
         if matches!(kind, "cgroup" | "cgroup2") {
@@ -166,14 +178,27 @@ impl Root {
         Ok(late.then_some(made))
     }
 
-    fn bind(&self, mount: &Mount, options: &Options, depth: Depth) -> Result<(), RuntimeError> {
+    fn bind(
+        &self,
+        mount: &Mount,
+        options: &Options,
+        depth: Depth,
+        copy: Option<&OwnedFd>,
+    ) -> Result<(), RuntimeError> {
         let destination = mount.destination();
         let from = mount.source().as_deref().ok_or_else(|| {
             RuntimeError::Invalid(format!("the bind mount at {destination:?} has no source"))
         })?;
         let in_context = |source: io::Error| failed(from, destination, source);
-        let tree = mounts::clone_path(from, depth).map_err(|e| in_context(e.into()))?;
-        let stat = rustix::fs::fstat(&tree).map_err(|e| in_context(e.into()))?;
+        let own;
+        let tree = match copy {
+            Some(copy) => copy,
+            None => {
+                own = mounts::clone_path(from, depth).map_err(|e| in_context(e.into()))?;
+                &own
+            }
+        };
+        let stat = rustix::fs::fstat(tree).map_err(|e| in_context(e.into()))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Kind::Directory,
             _ => Kind::File,
@@ -182,7 +207,7 @@ impl Root {
         if !options.own.is_empty() {
             options.own.apply(tree.as_fd(), Depth::One).map_err(in_context)?;
         }
-        place(&tree, &target, options).map_err(in_context)
+        place(tree, &target, options).map_err(in_context)
     }
 
     /// The target of a mount, made if it is not there.

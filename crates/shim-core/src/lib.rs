@@ -20,6 +20,7 @@ mod container;
 mod error;
 mod events;
 mod exit;
+mod idmap;
 mod io;
 mod keeper;
 mod mounts;

@@ -15,6 +15,7 @@ use rustix::mount::{
 };
 
 use crate::error::TaskError;
+use crate::idmap::{self, IdMap};
 
 /// mount(2) takes one page of options.
 const MAX_DATA: usize = 4095;
@@ -26,6 +27,8 @@ const MOUNTINFO_LIMIT: u64 = 16 * 1024 * 1024;
 struct Parsed {
     flags: u32,
     propagation: u32,
+    /// Path of the user namespace whose ids it gets.
+    idmap: Option<String>,
     data: Vec<String>,
 }
 
@@ -55,9 +58,10 @@ fn parse(options: &[String]) -> Parsed {
             "relatime" => set(MountFlags::RELATIME),
             "strictatime" => set(MountFlags::STRICTATIME),
             other => {
-                match propagation(other) {
-                    Some(flags) => parsed.propagation = flags.bits(),
-                    None => parsed.data.push(other.to_owned()),
+                match (propagation(other), other.strip_prefix(idmap::OPTION)) {
+                    (Some(flags), _) => parsed.propagation = flags.bits(),
+                    (None, Some(path)) => parsed.idmap = Some(path.to_owned()),
+                    (None, None) => parsed.data.push(other.to_owned()),
                 }
                 continue;
             }
@@ -123,13 +127,26 @@ fn mount_one(mount: &Mount, target: &Path) -> Result<(), TaskError> {
         target: target.to_owned(),
         source: errno.into(),
     };
-    let parsed = parse(&mount.options);
+    let mut parsed = parse(&mount.options);
     let flags = MountFlags::from_bits_retain(parsed.flags);
-    let data = parsed.data.join(",");
     let bind = flags.contains(MountFlags::BIND);
+    let map = parsed.idmap.as_deref().map(IdMap::open).transpose()?;
+    // Held until the overlay is made of them.
+    let mut _layers = None;
+    if let (Some(map), false) = (&map, bind) {
+        if mount.type_ != "overlay" {
+            return Err(TaskError::Unsupported("idmap of a mount that is no bind or overlay"));
+        }
+        let (options, layers) = map.layers(&parsed.data, target)?;
+        parsed.data = options;
+        _layers = Some(layers);
+    }
+    let data = parsed.data.join(",");
     let invalid = |_| TaskError::Invalid { what: "mount options", detail: "NUL byte".to_owned() };
     let c_data = CString::new(data.as_str()).map_err(invalid)?;
-    if data.len() > MAX_DATA && mount.type_ == "overlay" {
+    if let (Some(map), true) = (&map, bind) {
+        map.bind(Path::new(&mount.source), target, flags)?;
+    } else if data.len() > MAX_DATA && mount.type_ == "overlay" {
         mount_long_overlay(&parsed.data, flags, target).map_err(failed)?;
     } else {
         // The kernel ignores a type here, but a name that it does not know would be refused.
@@ -364,7 +381,16 @@ mod tests {
 
     #[test]
     fn options_are_flags_propagation_or_data() {
-        let parsed = parse(&strings(&["ro", "nosuid", "rw", "rslave", "lowerdir=/a", "userxattr"]));
+        let parsed = parse(&strings(&[
+            "ro",
+            "nosuid",
+            "rw",
+            "rslave",
+            "lowerdir=/a",
+            "idmap=/u",
+            "userxattr",
+        ]));
+        assert_eq!(parsed.idmap.as_deref(), Some("/u"));
         assert_eq!(parsed.flags, MountFlags::NOSUID.bits());
         let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         assert_eq!(parsed.propagation, slave.bits());

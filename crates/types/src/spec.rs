@@ -547,6 +547,12 @@ pub struct Resources {
     pub cgroup_parent: String,
     /// Namespaced kernel parameters.
     pub sysctls: BTreeMap<String, String>,
+    /// Bytes of huge pages by their size as the kernel spells it (`2MB`, `1GB`).
+    #[serde(default)]
+    pub hugepages: BTreeMap<String, u64>,
+    /// Files of a group of cgroup v2 and what to write to them; nothing on v1.
+    #[serde(default)]
+    pub unified: BTreeMap<String, String>,
 }
 
 /// A value for one block device.

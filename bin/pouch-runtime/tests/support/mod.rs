@@ -1,5 +1,7 @@
 //! A bundle from the host's static busybox, and the runtime binary under a private root.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -103,6 +103,8 @@ pub(crate) fn read(mut wire: Wire, purpose: Purpose) -> ApiResult<Resources> {
         cdi_devices,
         cgroup_parent: read_cgroup_parent(wire.cgroup_parent)?,
         sysctls: Default::default(),
+        hugepages: Default::default(),
+        unified: Default::default(),
     };
     check(&resources, purpose)?;
     Ok(resources)

@@ -242,6 +242,81 @@ async fn what_one_does_not_read_holds_up_no_other() {
     rig.assert_empty().await;
 }
 
+/// Two containers of a pod whose ids are its own, on one set of layers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_appear_with_the_ids_of_the_pod_and_stay_as_they_are() {
+    use std::os::unix::fs::MetadataExt as _;
+    let Some(mut rig) = Rig::new().await else { return };
+    let pod = fresh();
+    let dir = rig.state().join("pods").join(pod.as_str());
+    let map = pouch_netns::IdMap { container: 0, host: 300_000, size: 65_536 };
+    let maps = pouch_netns::IdMaps { uids: vec![map], gids: vec![map] };
+    let pinned = pouch_netns::Pod {
+        net: Some(pouch_netns::Ipv6::Disabled),
+        ipc: Some(1 << 20),
+        uts: Some("peapod".to_owned()),
+        user: Some(maps),
+        ..Default::default()
+    }
+    .create(&dir)
+    .unwrap();
+    let lower = rig.dir.path().join("rootfs");
+    let empty = rig.dir.path().join("layer");
+    std::fs::create_dir(&empty).unwrap();
+    std::os::unix::fs::chown(lower.join("dev"), Some(7), Some(8)).unwrap();
+    let script = "hostname; stat -c %u:%g / /bin/busybox /dev; echo x > /new && stat -c %u:%g /new";
+    let script = script.replace("stat", "busybox stat").replace("hostname", "busybox hostname");
+    let mut shims = Vec::new();
+    for round in 0..2 {
+        let upper = rig.dir.path().join(format!("upper{round}"));
+        let work = rig.dir.path().join(format!("work{round}"));
+        for path in [&upper, &work] {
+            std::fs::create_dir(path).unwrap();
+        }
+        let mut request = rig.request(Some(&pod), &["sh", "-c", &script], |spec| {
+            spec["hostname"] = serde_json::Value::Null;
+            let pins = [("network", &pinned.net), ("ipc", &pinned.ipc), ("uts", &pinned.uts)];
+            let mut kinds = vec![json!({ "type": "pid" }), json!({ "type": "mount" })];
+            for (kind, path) in pins.into_iter().chain([("user", &pinned.user)]) {
+                kinds.push(json!({ "type": kind, "path": path }));
+            }
+            spec["linux"]["namespaces"] = json!(kinds);
+            spec["mounts"].as_array_mut().unwrap().truncate(1);
+        });
+        request.rootfs = vec![Mount {
+            kind: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            options: vec![
+                format!("lowerdir={}:{}", empty.display(), lower.display()),
+                format!("upperdir={}", upper.display()),
+                format!("workdir={}", work.display()),
+                format!("idmap={}", pinned.user.as_ref().unwrap().display()),
+            ],
+        }];
+        let container = rig.backend.create(request).await.unwrap();
+        let task = container.new_task(PIPES).await.unwrap();
+        let stream = task.attach(OUTPUT).await.unwrap();
+        task.start().await.unwrap();
+        let Event::Exit { status, .. } = rig.event().await else { panic!("no exit") };
+        let said = read_all(stream).await;
+        assert_eq!(status.code, 0, "{said}");
+        // Nothing but the mapped owner is seen anywhere.
+        for expected in ["peapod\n", "0:0\n0:0\n7:8\n", "0:0\n"] {
+            assert!(said.contains(expected), "{said}");
+        }
+        let made = std::fs::metadata(upper.join("new")).unwrap();
+        assert_eq!((made.uid(), made.gid()), (300_000, 300_000));
+        let bundle = rig.state().join("t").join(container.id().as_str());
+        assert!(!bundle.join("rootfs.l").exists());
+        shims.extend(rig.shims());
+        container.delete().await.unwrap();
+    }
+    let unchanged = std::fs::metadata(lower.join("bin/busybox")).unwrap();
+    assert_eq!((unchanged.uid(), unchanged.gid()), (0, 0));
+    pouch_netns::remove_pod(&dir).unwrap();
+    rig.assert_empty().await;
+}
+
 /// What `sh -c script` is as an exec.
 fn shell(script: &str) -> Vec<u8> {
     json!({ "args": ["sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"],
