@@ -16,6 +16,10 @@
 
 #![forbid(unsafe_code)]
 
+// The fakes that the tests share name the crate as its users do.
+#[cfg(test)]
+extern crate self as pouch_streaming;
+
 mod outlet;
 mod pipe;
 mod request;
@@ -23,6 +27,8 @@ mod server;
 mod session;
 mod spdy;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod upgrade;
 mod websocket;

@@ -8,6 +8,8 @@
 mod connection;
 mod frame;
 mod headers;
+#[cfg(test)]
+pub(crate) mod test_client;
 
 pub(crate) use connection::{Incoming, Outlet, connect};
 
