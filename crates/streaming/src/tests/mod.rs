@@ -31,6 +31,7 @@ pub(crate) async fn request(url: &str, method: &str, headers: &str) -> (TcpStrea
     let rest = url.strip_prefix("http://").unwrap();
     let (host, path) = rest.split_once('/').unwrap();
     let mut socket = TcpStream::connect(host).await.unwrap();
+    socket.set_nodelay(true).unwrap();
     let text = format!("{method} /{path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
     socket.write_all(text.as_bytes()).await.unwrap();
     let mut head = Vec::new();
