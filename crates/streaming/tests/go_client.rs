@@ -111,6 +111,25 @@ async fn input_is_echoed_and_its_end_ends_the_process() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_ends_with_the_process_and_not_with_its_input() {
+    let Some(program) = client() else { return };
+    let server = bind(Limits::default()).await;
+    for transport in TRANSPORTS {
+        let process = Fake::says(&[(1, b"out")], 5);
+        let request = Request::exec(ALL, process.opener(ALL)).unwrap();
+        let url = server.issue(request).unwrap();
+        let words = [transport, &["-stdin", "-stdout", "-stderr"]].concat();
+        let mut child = spawn(&program, "exec", &url, &words);
+        let open = child.stdin.take();
+        let output = tokio::time::timeout(patience(), child.wait_with_output());
+        let output = output.await.unwrap().unwrap();
+        assert_eq!((output.status.code(), &*text(&output.stdout)), (Some(5), "out"));
+        drop(open);
+    }
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminal_merges_and_is_resized() {
     if client().is_none() {
         return;

@@ -136,11 +136,7 @@ async fn spdy_command(
     let context = Context::new(shared);
     let (watch, write) = (wire.watch(), wire.clone());
     let closing = context.closing.clone();
-    let (connection, incoming) =
-        match spdy::connect(wire, write, watch.clone(), &shared.limits, closing) {
-            Ok(connected) => connected,
-            Err(error) => return tracing::error!(%error, "compressor"),
-        };
+    let (connection, incoming) = spdy::connect(wire, write, watch.clone(), &shared.limits, closing);
     let asked = Asked { kind, streams, wording: version.wording };
     let session = async {
         let resizes = version.resizes;
@@ -174,13 +170,9 @@ async fn spdy_forward(
 ) {
     let context = Context::new(shared);
     let closing = context.closing.clone();
-    match spdy::connect(read, write, watch.clone(), &shared.limits, closing) {
-        Ok((connection, incoming)) => {
-            let session = forward::pairs(incoming, connect, &context);
-            context.drive(&watch, connection.run(), session).await;
-        }
-        Err(error) => tracing::error!(%error, "compressor"),
-    }
+    let (connection, incoming) = spdy::connect(read, write, watch.clone(), &shared.limits, closing);
+    let session = forward::pairs(incoming, connect, &context);
+    context.drive(&watch, connection.run(), session).await;
 }
 
 async fn channel_forward(

@@ -18,16 +18,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::ProtocolError;
-use super::frame::{self, Decoder, Event, Goodbye, Reset};
-use super::headers::{Deflater, Headers};
+use super::frame::{self, Decoder, Event, Goodbye, Replies, Reset};
+use super::headers::Headers;
+use super::window::{INITIAL, Window};
 use crate::pipe::{Budget, Fate, Feed, Gone, Inlet, Observer, pipe};
 use crate::server::Limits;
 use crate::wire::{CHUNK, End, FAREWELL, LINGER, Watch};
 
 /// Data frames that wait for the writer.
 const QUEUE: usize = 8;
-/// Windows of a fresh stream and of the connection (SPDY/3.1).
-const WINDOW: i64 = 64 * 1024;
 /// Bytes taken before the peer is told of the room.
 const TELL: u32 = 32 * 1024;
 /// Answers of one kind that may be due.
@@ -86,71 +85,6 @@ struct Core {
     window: Window,
     closing: CancellationToken,
     failed: AtomicBool,
-}
-
-/// Bytes that the peer has room for. Counted always, heeded only for peers with flow control.
-#[derive(Debug)]
-struct Window {
-    left: Mutex<Left>,
-    changed: Notify,
-}
-
-#[derive(Debug)]
-struct Left {
-    bytes: i64,
-    broken: bool,
-}
-
-impl Window {
-    fn new(bytes: i64) -> Self {
-        Self { left: Mutex::new(Left { bytes, broken: false }), changed: Notify::new() }
-    }
-
-    fn left(&self) -> MutexGuard<'_, Left> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds room; `false` when there cannot be so much.
-    fn grow(&self, delta: i64) -> bool {
-        let mut left = self.left();
-        left.bytes += delta;
-        let sane = left.bytes <= i64::from(i32::MAX);
-        drop(left);
-        self.changed.notify_waiters();
-        sane
-    }
-
-    fn break_off(&self) {
-        self.left().broken = true;
-        self.changed.notify_waiters();
-    }
-
-    /// Takes up to `want` bytes of room as soon as there is any; all of it from a peer that does
-    /// not control its flow.
-    async fn take(&self, want: usize, controlled: &AtomicBool) -> Result<usize, Gone> {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // From here on no change is missed.
-            changed.as_mut().enable();
-            {
-                let mut left = self.left();
-                if left.broken {
-                    return Err(Gone);
-                }
-                let wanted = i64::try_from(want).unwrap_or(i64::MAX);
-                let granted = match controlled.load(Ordering::Acquire) {
-                    true => wanted.min(left.bytes),
-                    false => wanted,
-                };
-                if granted > 0 {
-                    left.bytes -= granted;
-                    return Ok(usize::try_from(granted).unwrap_or(want));
-                }
-            }
-            changed.await;
-        }
-    }
 }
 
 impl Core {
@@ -324,12 +258,12 @@ pub(crate) fn connect<R, W>(
     watch: Watch,
     limits: &Limits,
     closing: CancellationToken,
-) -> Result<(Connection<R, W>, mpsc::Receiver<Incoming>), ProtocolError> {
+) -> (Connection<R, W>, mpsc::Receiver<Incoming>) {
     let core = Arc::new(Core {
         state: Mutex::default(),
         owed: Notify::new(),
         controlled: AtomicBool::new(false),
-        window: Window::new(WINDOW),
+        window: Window::new(INITIAL),
         closing,
         failed: AtomicBool::new(false),
     });
@@ -345,8 +279,8 @@ pub(crate) fn connect<R, W>(
         opened,
         watch,
     };
-    let writer = Writer { core: Arc::clone(&core), write, deflater: Deflater::new()?, frames };
-    Ok((Connection { core, reader, writer }, incoming))
+    let writer = Writer { core: Arc::clone(&core), write, replies: Replies::default(), frames };
+    (Connection { core, reader, writer }, incoming)
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
@@ -489,7 +423,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if finished {
             feed.finish();
         }
-        let window = Arc::new(Window::new(state.initial_window.unwrap_or(WINDOW)));
+        let window = Arc::new(Window::new(state.initial_window.unwrap_or(INITIAL)));
         let entry = Entry {
             feed: (!finished).then_some(feed),
             window: Arc::clone(&window),
@@ -545,7 +479,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.core.controlled.store(true, Ordering::Release);
         let Some(window) = window.map(i64::from) else { return Ok(()) };
         let mut state = self.core.state();
-        let delta = window - state.initial_window.replace(window).unwrap_or(WINDOW);
+        let delta = window - state.initial_window.replace(window).unwrap_or(INITIAL);
         // Streams that are open change by the difference.
         let sane = state.streams.iter().find(|(_, entry)| !entry.window.grow(delta));
         sane.map_or(Ok(()), |(id, _)| Err(ProtocolError::Window(*id)))
@@ -567,7 +501,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 struct Writer<W> {
     core: Arc<Core>,
     write: W,
-    deflater: Deflater,
+    replies: Replies,
     frames: mpsc::Receiver<Outgoing>,
 }
 
@@ -619,7 +553,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             let mut state = self.core.state();
             let State { streams, debts, .. } = &mut *state;
             for id in std::mem::take(&mut debts.replies) {
-                frame::reply(&mut out, &mut self.deflater, id).map_err(std::io::Error::other)?;
+                self.replies.write(&mut out, id);
             }
             for id in std::mem::take(&mut debts.pings) {
                 frame::ping(&mut out, id);

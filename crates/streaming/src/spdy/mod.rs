@@ -10,6 +10,7 @@ mod frame;
 mod headers;
 #[cfg(test)]
 pub(crate) mod test_client;
+mod window;
 
 pub(crate) use connection::{Incoming, Outlet, connect};
 

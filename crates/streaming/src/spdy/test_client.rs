@@ -136,9 +136,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         tokio::time::timeout(patience(), waiting).await.unwrap();
     }
 
-    /// Reads to the end of the connection.
+    /// Reads to the end of the connection, and closes it as well.
     pub(crate) async fn drain(&mut self) {
         self.until(|client| client.closed).await;
+        let _ = self.socket.shutdown().await;
     }
 
     async fn read(&mut self) {
