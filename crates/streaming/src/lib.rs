@@ -11,10 +11,30 @@
 //! The server knows protocols; processes and pods are what the [`Request`] brings along. It holds
 //! no name of a container: a token stands for a closure.
 //!
+//! ```no_run
+//! # use pouch_streaming::{Cause, Limits, Process, Request, Server, StreamSet};
+//! # async fn start() -> Result<(tokio::net::UnixStream, i32), Cause> { unimplemented!() }
+//! # async fn serve() -> Result<(), Cause> {
+//! let server = Server::bind("127.0.0.1:0".parse()?, Limits::default()).await?;
+//! let streams = StreamSet { stdout: true, stderr: true, ..StreamSet::default() };
+//! let url = server.issue(Request::exec(streams, move || async move {
+//!     let (socket, code) = start().await?;
+//!     let mut process = Process::over(socket, streams);
+//!     process.exit = Some(Box::pin(async move { Ok(code) }));
+//!     Ok(process)
+//! })?)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Memory of a connection is bounded by [`Limits`], a client that does not read stops its own
 //! process and nobody else, and a connection's end takes along all that was made for it.
 
 #![forbid(unsafe_code)]
+
+// The fakes that the tests share name the crate as its users do.
+#[cfg(test)]
+extern crate self as pouch_streaming;
 
 mod outlet;
 mod pipe;
@@ -23,6 +43,8 @@ mod server;
 mod session;
 mod spdy;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod upgrade;
 mod websocket;

@@ -129,13 +129,18 @@ impl Drop for Feed {
     }
 }
 
-/// Told of bytes that a session took.
-type Taken = Box<dyn Fn(usize) + Send + Sync>;
+/// Who wants to know what a session does with its end.
+pub(crate) trait Observer: Send + Sync {
+    /// Bytes left the pipe.
+    fn taken(&self, bytes: usize);
+    /// The session reads no more.
+    fn abandoned(&self);
+}
 
 /// The session's end.
 pub(crate) struct Inlet {
     shared: Arc<Shared>,
-    taken: Option<Taken>,
+    observer: Option<Box<dyn Observer>>,
 }
 
 impl fmt::Debug for Inlet {
@@ -145,9 +150,8 @@ impl fmt::Debug for Inlet {
 }
 
 impl Inlet {
-    /// Calls `taken` with the number of bytes of each piece that leaves the pipe.
-    pub(crate) fn on_taken(mut self, taken: impl Fn(usize) + Send + Sync + 'static) -> Self {
-        self.taken = Some(Box::new(taken));
+    pub(crate) fn observed(mut self, observer: impl Observer + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
         self
     }
 
@@ -173,8 +177,8 @@ impl Inlet {
 
     fn account(&self, pieces: usize, bytes: usize) {
         self.shared.budget.give_back(bytes + pieces * PIECE);
-        if let Some(taken) = &self.taken {
-            taken(bytes);
+        if let Some(observer) = &self.observer {
+            observer.taken(bytes);
         }
     }
 }
@@ -187,6 +191,9 @@ impl Drop for Inlet {
             std::mem::take(&mut queue.pieces)
         };
         self.account(pieces.len(), pieces.iter().map(Bytes::len).sum());
+        if let Some(observer) = &self.observer {
+            observer.abandoned();
+        }
     }
 }
 
@@ -197,7 +204,7 @@ pub(crate) fn pipe(budget: &Arc<Budget>) -> (Feed, Inlet) {
         changed: Notify::new(),
         budget: Arc::clone(budget),
     });
-    (Feed(Arc::clone(&shared)), Inlet { shared, taken: None })
+    (Feed(Arc::clone(&shared)), Inlet { shared, observer: None })
 }
 
 #[cfg(test)]

@@ -85,8 +85,7 @@ pub struct Process {
     pub input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     /// The session lasts until the end of output.
     pub output: Output,
-    /// `None` when there is nothing to resize. Called with one size after the other; of sizes that
-    /// come faster than they are set the last one is.
+    /// `None` when there is nothing to resize. Called with one size after the other.
     pub resize: Option<Resize>,
     /// The exit code, which is told after all output was. `None` when it is not to be told
     /// (attach): then the end of output is success. Polled from the start.

@@ -116,7 +116,7 @@ pub(crate) struct Shared {
 /// A running server. Dropped without [`close`](Self::close) it is cut.
 #[derive(Debug)]
 pub struct Server {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     base: String,
 }
 

@@ -18,7 +18,7 @@ use crate::request::Cause;
 pub(crate) const CHUNK: usize = 32 * 1024;
 /// Time for a client to close after our goodbye.
 pub(crate) const LINGER: Duration = Duration::from_secs(3);
-/// Time for a client that misbehaved or slept to take our goodbye.
+/// Time for a client that misbehaved or sleeps to take our goodbye.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Why a connection ended.
@@ -30,9 +30,9 @@ pub(crate) enum End {
     /// It was closed from our side.
     #[error("closed")]
     Closed,
-    /// Nothing moved for too long.
-    #[error("nothing moved for {0:?}")]
-    Idle(Duration),
+    /// It was stopped, and neither session nor client came to an end.
+    #[error("stopped")]
+    Stopped,
     /// The client broke the protocol.
     #[error("protocol error")]
     Protocol(#[source] Cause),

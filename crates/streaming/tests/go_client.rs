@@ -111,6 +111,25 @@ async fn input_is_echoed_and_its_end_ends_the_process() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_ends_with_the_process_and_not_with_its_input() {
+    let Some(program) = client() else { return };
+    let server = bind(Limits::default()).await;
+    for transport in TRANSPORTS {
+        let process = Fake::says(&[(1, b"out")], 5);
+        let request = Request::exec(ALL, process.opener(ALL)).unwrap();
+        let url = server.issue(request).unwrap();
+        let words = [transport, &["-stdin", "-stdout", "-stderr"]].concat();
+        let mut child = spawn(&program, "exec", &url, &words);
+        let open = child.stdin.take();
+        let output = tokio::time::timeout(patience(), child.wait_with_output());
+        let output = output.await.unwrap().unwrap();
+        assert_eq!((output.status.code(), &*text(&output.stdout)), (Some(5), "out"));
+        drop(open);
+    }
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminal_merges_and_is_resized() {
     if client().is_none() {
         return;
@@ -130,24 +149,36 @@ async fn a_terminal_merges_and_is_resized() {
     server.close().await;
 }
 
+/// A client that forwards ports of a pod, and where it listens for each.
+async fn forward(
+    server: &Server,
+    transport: &[&str],
+    ports: &[&'static str],
+) -> (Child, Vec<(u16, &'static str)>) {
+    let url = server.issue(echo_pod().await.request()).unwrap();
+    let list = ports.join(",");
+    let words = [transport, &["-ports", &list]].concat();
+    let mut child = spawn(&client().unwrap(), "forward", &url, &words);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut locals = Vec::new();
+    for remote in ports {
+        let line = tokio::time::timeout(patience(), lines.next_line());
+        let line = line.await.unwrap().unwrap().unwrap();
+        let (local, there) = line.split_once(' ').unwrap();
+        assert_eq!(there, *remote);
+        locals.push((local.parse().unwrap(), *remote));
+    }
+    (child, locals)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ports_are_forwarded_side_by_side() {
-    let Some(program) = client() else { return };
+    if client().is_none() {
+        return;
+    }
     let server = bind(Limits::default()).await;
     for transport in TRANSPORTS {
-        let pod = echo_pod().await;
-        let url = server.issue(pod.request()).unwrap();
-        let words = [transport, &["-ports", "80,443"]].concat();
-        let mut child = spawn(&program, "forward", &url, &words);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut locals = Vec::new();
-        for remote in ["80", "443"] {
-            let line = tokio::time::timeout(patience(), lines.next_line());
-            let line = line.await.unwrap().unwrap().unwrap();
-            let (local, there) = line.split_once(' ').unwrap();
-            assert_eq!(there, remote);
-            locals.push((local.parse::<u16>().unwrap(), remote));
-        }
+        let (mut child, locals) = forward(&server, transport, &["80", "443"]).await;
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..20 {
             let (local, remote) = locals[number % 2];
@@ -181,17 +212,13 @@ async fn ports_are_forwarded_side_by_side() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_connection_is_told() {
-    let Some(program) = client() else { return };
+    if client().is_none() {
+        return;
+    }
     let server = bind(Limits::default()).await;
     for transport in TRANSPORTS {
-        let pod = echo_pod().await;
-        let url = server.issue(pod.request()).unwrap();
-        let words = [transport, &["-ports", "9"]].concat();
-        let mut child = spawn(&program, "forward", &url, &words);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.next_line().await.unwrap().unwrap();
-        let local: u16 = line.split_once(' ').unwrap().0.parse().unwrap();
-        let mut stream = TcpStream::connect(("127.0.0.1", local)).await.unwrap();
+        let (child, locals) = forward(&server, transport, &["9"]).await;
+        let mut stream = TcpStream::connect(("127.0.0.1", locals[0].0)).await.unwrap();
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);
         // Reset or closed, as client-go likes.

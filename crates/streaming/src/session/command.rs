@@ -12,11 +12,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 
-use super::Asked;
+use super::{Asked, Context};
 use crate::outlet::Outlet;
 use crate::pipe::Inlet;
 use crate::request::{Cause, Open, Output, Process, Resize, TerminalSize};
-use crate::server::Shared;
 use crate::spdy::Incoming;
 use crate::status::{Outcome, Wording};
 use crate::websocket;
@@ -131,7 +130,7 @@ pub(super) async fn gather(
     mut incoming: mpsc::Receiver<Incoming>,
     asked: Asked,
     resizes: bool,
-    shared: &Shared,
+    context: &Context,
 ) -> Option<Ends> {
     let streams = asked.streams;
     let needed = [
@@ -142,7 +141,7 @@ pub(super) async fn gather(
         (Kind::Resize, streams.tty && resizes),
     ];
     let mut ends = Ends::default();
-    let late = tokio::time::sleep(shared.limits.creation);
+    let late = tokio::time::sleep(context.shared.limits.creation);
     tokio::pin!(late);
     while needed.iter().any(|(kind, needed)| *needed && !ends.has(*kind)) {
         let opened = tokio::select! {
@@ -158,8 +157,8 @@ pub(super) async fn gather(
                 ends.conclude(asked.wording, &Outcome::Failed { kind: asked.kind, text }).await;
                 return None;
             }
-            () = shared.closing.cancelled() => {
-                ends.conclude(asked.wording, &closed(asked)).await;
+            () = context.stop.cancelled() => {
+                ends.conclude(asked.wording, &stopped(asked, context)).await;
                 return None;
             }
         };
@@ -172,18 +171,18 @@ pub(super) async fn gather(
     Some(ends)
 }
 
-fn closed(asked: Asked) -> Outcome {
-    Outcome::Failed { kind: asked.kind, text: "the streaming server is closing".to_owned() }
+fn stopped(asked: Asked, context: &Context) -> Outcome {
+    Outcome::Failed { kind: asked.kind, text: context.reason() }
 }
 
 /// Opens the process and connects it with its client.
-pub(super) async fn run(mut ends: Ends, asked: Asked, open: Open, shared: &Shared) {
+pub(super) async fn run(mut ends: Ends, asked: Asked, open: Open, context: &Context) {
     // A task of its own: dropping this session lets it go on, and drop what it opened.
-    let opening = shared.tracker.spawn(open());
+    let opening = context.shared.tracker.spawn(open());
     let opened = tokio::select! {
         opened = opening => opened,
-        () = shared.closing.cancelled() => {
-            return ends.conclude(asked.wording, &closed(asked)).await;
+        () = context.stop.cancelled() => {
+            return ends.conclude(asked.wording, &stopped(asked, context)).await;
         }
     };
     let process = match opened.map_err(|error: JoinError| Cause::from(error)).flatten() {
@@ -213,7 +212,7 @@ pub(super) async fn run(mut ends: Ends, asked: Asked, open: Open, shared: &Share
             (Err(error), _) => Outcome::failed(asked.kind, &error),
         },
         () = inputs => return,
-        () = shared.closing.cancelled() => closed(asked),
+        () = context.stop.cancelled() => stopped(asked, context),
     };
     ends.conclude(asked.wording, &outcome).await;
 }

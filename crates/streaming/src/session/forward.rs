@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::Context;
 use crate::outlet::Outlet;
 use crate::pipe::{Gone, Inlet};
 use crate::request::{Connect, Duplex};
-use crate::server::Shared;
 use crate::spdy::Incoming;
 use crate::websocket::Channel;
 use crate::wire::CHUNK;
@@ -29,6 +29,9 @@ const CONNECT: Duration = Duration::from_secs(30);
 /// A connection of which one direction has ended may be silent in the other for so long. Clients
 /// that vanish half-close and say no more, so without an end each would stay.
 const HALF_CLOSED: Duration = Duration::from_secs(5 * 60);
+
+/// Entries of pairs that are complete which may be left among those that wait.
+const SLACK: usize = 64;
 
 /// Both streams of one connection.
 #[derive(Debug)]
@@ -117,6 +120,13 @@ impl Halves {
                 let number = self.number;
                 self.due.push_back((Instant::now() + patience, request.clone(), number));
                 self.waiting.insert(request, Half { role, port, inlet, outlet, number });
+                // Of pairs that came together behind one that waits.
+                if self.due.len() > 2 * self.waiting.len() + SLACK {
+                    let waiting = &self.waiting;
+                    self.due.retain(|(_, request, number)| {
+                        waiting.get(request).is_some_and(|half| half.number == *number)
+                    });
+                }
                 None
             }
         }
@@ -145,7 +155,7 @@ impl Halves {
 pub(super) async fn pairs(
     mut incoming: mpsc::Receiver<Incoming>,
     connect: Connect,
-    shared: &Shared,
+    context: &Context,
 ) {
     let mut halves = Halves::default();
     // Ends what it holds when the session is dropped.
@@ -154,7 +164,7 @@ pub(super) async fn pairs(
         tokio::select! {
             opened = incoming.recv() => {
                 let Some(opened) = opened else { return };
-                if let Some(pair) = halves.add(opened, shared.limits.creation) {
+                if let Some(pair) = halves.add(opened, context.shared.limits.creation) {
                     running.spawn(forward(pair, Arc::clone(&connect)));
                 }
             }
@@ -169,7 +179,7 @@ pub(super) async fn pairs(
                 }
             }
             Some(_) = running.join_next() => {}
-            () = shared.closing.cancelled() => return,
+            () = context.stop.cancelled() => return,
         }
     }
 }
@@ -179,7 +189,7 @@ pub(super) async fn fixed(
     channels: Vec<Channel>,
     ports: &[u16],
     connect: Connect,
-    shared: &Shared,
+    context: &Context,
 ) {
     let mut running = JoinSet::new();
     let mut channels = channels.into_iter();
@@ -204,7 +214,7 @@ pub(super) async fn fixed(
     }
     tokio::select! {
         () = async { while running.join_next().await.is_some() {} } => {}
-        () = shared.closing.cancelled() => {}
+        () = context.stop.cancelled() => {}
     }
 }
 

@@ -15,7 +15,7 @@ use crate::spdy;
 use crate::status::Wording;
 use crate::upgrade::{Protocol, Version, command_channels};
 use crate::websocket::{self, Codec, Direction};
-use crate::wire::{End, Watch, Wire};
+use crate::wire::{End, FAREWELL, Watch, Wire};
 
 /// Runs a session to its end.
 pub(crate) async fn run(wire: Wire, protocol: Protocol, work: Work, shared: &Arc<Shared>) {
@@ -59,25 +59,68 @@ pub(crate) struct Asked {
     wording: Wording,
 }
 
-/// Drives a connection until it or its session ends. The session first: what it sent is given out
-/// before the connection closes. The connection first: the session is dropped.
-async fn drive(
-    connection: impl Future<Output = End>,
-    session: impl Future<Output = ()>,
-    closing: &CancellationToken,
-) {
-    tokio::pin!(connection);
-    let end = tokio::select! {
-        end = &mut connection => end,
-        () = session => {
-            closing.cancel();
-            connection.await
+/// What a session hears of its server and its connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    shared: Arc<Shared>,
+    /// The session has to take leave.
+    stop: CancellationToken,
+    /// The connection has to end, after what was sent.
+    closing: CancellationToken,
+}
+
+impl Context {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            stop: shared.closing.child_token(),
+            closing: CancellationToken::new(),
         }
-    };
-    match &end {
-        End::Client | End::Closed => tracing::debug!(%end, "streaming session ended"),
-        End::Idle(_) | End::Protocol(_) | End::Io(_) => {
-            tracing::info!(error = %pouch_types::error::chain(&end), "streaming session ended");
+    }
+
+    /// Why a session that is stopped has to end, for its client.
+    fn reason(&self) -> String {
+        match self.shared.closing.is_cancelled() {
+            true => "the streaming server is closing".to_owned(),
+            false => format!("nothing moved on the connection for {:?}", self.shared.limits.idle),
+        }
+    }
+
+    /// Drives a connection and its session. When the session ends, what it sent is given out
+    /// before the connection closes; when the connection does, the session is dropped. When
+    /// nothing moves for too long, the session is stopped as by the server's end.
+    async fn drive(
+        &self,
+        watch: &Watch,
+        connection: impl Future<Output = End>,
+        session: impl Future<Output = ()>,
+    ) {
+        let whole = async {
+            tokio::pin!(connection);
+            tokio::select! {
+                end = &mut connection => end,
+                () = session => {
+                    self.closing.cancel();
+                    connection.await
+                }
+            }
+        };
+        tokio::pin!(whole);
+        let end = tokio::select! {
+            end = &mut whole => end,
+            () = watch.activity.idle(self.shared.limits.idle) => {
+                tracing::info!(reason = self.reason(), "streaming session is stopped");
+                self.stop.cancel();
+                tokio::time::timeout(FAREWELL, whole).await.unwrap_or(End::Stopped)
+            }
+        };
+        match &end {
+            End::Client | End::Closed | End::Stopped => {
+                tracing::debug!(%end, "streaming session ended");
+            }
+            End::Protocol(_) | End::Io(_) => {
+                tracing::info!(error = %pouch_types::error::chain(&end), "streaming session ended");
+            }
         }
     }
 }
@@ -90,34 +133,32 @@ async fn spdy_command(
     open: Open,
     shared: &Arc<Shared>,
 ) {
-    let closing = CancellationToken::new();
+    let context = Context::new(shared);
     let (watch, write) = (wire.watch(), wire.clone());
-    let (connection, incoming) =
-        match spdy::connect(wire, write, watch, &shared.limits, closing.clone()) {
-            Ok(connected) => connected,
-            Err(error) => return tracing::error!(%error, "compressor"),
-        };
+    let closing = context.closing.clone();
+    let (connection, incoming) = spdy::connect(wire, write, watch.clone(), &shared.limits, closing);
     let asked = Asked { kind, streams, wording: version.wording };
     let session = async {
         let resizes = version.resizes;
-        if let Some(ends) = command::gather(incoming, asked, resizes, shared).await {
-            command::run(ends, asked, open, shared).await;
+        if let Some(ends) = command::gather(incoming, asked, resizes, &context).await {
+            command::run(ends, asked, open, &context).await;
         }
     };
-    drive(connection.run(), session, &closing).await;
+    context.drive(&watch, connection.run(), session).await;
 }
 
 async fn channel_command(wire: Wire, codec: Codec, asked: Asked, open: Open, shared: &Arc<Shared>) {
-    let closing = CancellationToken::new();
+    let (context, watch) = (Context::new(shared), wire.watch());
     let directions = command_channels(asked.streams);
+    let closing = context.closing.clone();
     let (connection, channels) =
-        websocket::connect(wire, codec, &directions, &shared.limits, closing.clone()).await;
+        websocket::connect(wire, codec, &directions, &shared.limits, closing).await;
     let session = async {
         if let Some(ends) = command::Ends::of_channels(channels).await {
-            command::run(ends, asked, open, shared).await;
+            command::run(ends, asked, open, &context).await;
         }
     };
-    drive(connection.run(), session, &closing).await;
+    context.drive(&watch, connection.run(), session).await;
 }
 
 async fn spdy_forward(
@@ -127,14 +168,11 @@ async fn spdy_forward(
     connect: Connect,
     shared: &Arc<Shared>,
 ) {
-    let closing = CancellationToken::new();
-    match spdy::connect(read, write, watch, &shared.limits, closing.clone()) {
-        Ok((connection, incoming)) => {
-            let session = forward::pairs(incoming, connect, shared);
-            drive(connection.run(), session, &closing).await;
-        }
-        Err(error) => tracing::error!(%error, "compressor"),
-    }
+    let context = Context::new(shared);
+    let closing = context.closing.clone();
+    let (connection, incoming) = spdy::connect(read, write, watch.clone(), &shared.limits, closing);
+    let session = forward::pairs(incoming, connect, &context);
+    context.drive(&watch, connection.run(), session).await;
 }
 
 async fn channel_forward(
@@ -144,11 +182,11 @@ async fn channel_forward(
     connect: Connect,
     shared: &Arc<Shared>,
 ) {
-    let closing = CancellationToken::new();
+    let (context, watch) = (Context::new(shared), wire.watch());
     // A pair of channels for each port: data, error.
     let directions = [Direction::Both, Direction::Server].repeat(ports.len());
     let (connection, channels) =
-        websocket::connect(wire, codec, &directions, &shared.limits, closing.clone()).await;
-    let session = forward::fixed(channels, ports, connect, shared);
-    drive(connection.run(), session, &closing).await;
+        websocket::connect(wire, codec, &directions, &shared.limits, context.closing.clone()).await;
+    let session = forward::fixed(channels, ports, connect, &context);
+    context.drive(&watch, connection.run(), session).await;
 }

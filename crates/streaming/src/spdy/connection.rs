@@ -7,11 +7,10 @@
 //! * At its end the connection says GOAWAY, closes its side and reads on for a moment: closing a
 //!   socket with unread bytes in it would take back what is under way to the client.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -19,16 +18,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::ProtocolError;
-use super::frame::{self, Decoder, Event, Goodbye, Reset};
-use super::headers::{Deflater, Headers};
-use crate::pipe::{Budget, Fate, Feed, Gone, Inlet, pipe};
+use super::frame::{self, Decoder, Event, Goodbye, Replies, Reset};
+use super::headers::Headers;
+use super::window::{INITIAL, Window};
+use crate::pipe::{Budget, Fate, Feed, Gone, Inlet, Observer, pipe};
 use crate::server::Limits;
 use crate::wire::{CHUNK, End, FAREWELL, LINGER, Watch};
 
 /// Data frames that wait for the writer.
 const QUEUE: usize = 8;
-/// Windows of a fresh stream and of the connection (SPDY/3.1).
-const WINDOW: i64 = 64 * 1024;
 /// Bytes taken before the peer is told of the room.
 const TELL: u32 = 32 * 1024;
 /// Answers of one kind that may be due.
@@ -47,7 +45,10 @@ struct Debts {
     replies: Vec<u32>,
     pings: Vec<u32>,
     resets: Vec<(u32, Reset)>,
-    windows: BTreeMap<u32, u32>,
+    /// Streams whose `untold` is worth a frame.
+    windows: Vec<u32>,
+    /// Room of the connection that the peer does not know of.
+    untold: u32,
 }
 
 #[derive(Debug)]
@@ -55,7 +56,12 @@ struct Entry {
     /// `None` once the client has ended its side.
     feed: Option<Feed>,
     window: Arc<Window>,
+    /// Our side has ended.
     ended: bool,
+    /// The session reads no more.
+    abandoned: bool,
+    /// Room that the peer does not know of.
+    untold: u32,
 }
 
 #[derive(Debug, Default)]
@@ -81,71 +87,6 @@ struct Core {
     failed: AtomicBool,
 }
 
-/// Bytes that the peer has room for. Counted always, heeded only for peers with flow control.
-#[derive(Debug)]
-struct Window {
-    left: Mutex<Left>,
-    changed: Notify,
-}
-
-#[derive(Debug)]
-struct Left {
-    bytes: i64,
-    broken: bool,
-}
-
-impl Window {
-    fn new(bytes: i64) -> Self {
-        Self { left: Mutex::new(Left { bytes, broken: false }), changed: Notify::new() }
-    }
-
-    fn left(&self) -> MutexGuard<'_, Left> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds room; `false` when there cannot be so much.
-    fn grow(&self, delta: i64) -> bool {
-        let mut left = self.left();
-        left.bytes += delta;
-        let sane = left.bytes <= i64::from(i32::MAX);
-        drop(left);
-        self.changed.notify_waiters();
-        sane
-    }
-
-    fn break_off(&self) {
-        self.left().broken = true;
-        self.changed.notify_waiters();
-    }
-
-    /// Takes up to `want` bytes of room as soon as there is any; all of it from a peer that does
-    /// not control its flow.
-    async fn take(&self, want: usize, controlled: &AtomicBool) -> Result<usize, Gone> {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // From here on no change is missed.
-            changed.as_mut().enable();
-            {
-                let mut left = self.left();
-                if left.broken {
-                    return Err(Gone);
-                }
-                let wanted = i64::try_from(want).unwrap_or(i64::MAX);
-                let granted = match controlled.load(Ordering::Acquire) {
-                    true => wanted.min(left.bytes),
-                    false => wanted,
-                };
-                if granted > 0 {
-                    left.bytes -= granted;
-                    return Ok(usize::try_from(granted).unwrap_or(want));
-                }
-            }
-            changed.await;
-        }
-    }
-}
-
 impl Core {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -159,12 +100,27 @@ impl Core {
 
     /// Our side of a stream is over.
     fn ended(&self, id: u32) {
+        self.settle(id, |entry| entry.ended = true);
+    }
+
+    /// Nobody reads a stream any more.
+    fn abandoned(&self, id: u32) {
+        self.settle(id, |entry| entry.abandoned = true);
+    }
+
+    /// Removes a stream that is over. One that only the client holds open is reset: nothing would
+    /// come of it, and its place is wanted.
+    fn settle(&self, id: u32, change: impl FnOnce(&mut Entry)) {
         let mut state = self.state();
-        if let Some(entry) = state.streams.get_mut(&id) {
-            entry.ended = true;
-            if entry.feed.is_none() {
-                state.streams.remove(&id);
-            }
+        let Some(entry) = state.streams.get_mut(&id) else { return };
+        change(entry);
+        let (over, open) = (entry.ended, entry.feed.is_some());
+        let unread = entry.abandoned;
+        drop(state);
+        if over && !open {
+            self.state().streams.remove(&id);
+        } else if over && unread {
+            self.reset(id, Reset::Cancel);
         }
     }
 
@@ -177,17 +133,42 @@ impl Core {
         }
     }
 
-    /// Room for `bytes` more of a stream, or of the connection as stream 0.
-    fn credit(&self, id: u32, bytes: usize) {
+    /// A session took `bytes` of a stream, or nobody wants them.
+    fn taken(&self, id: u32, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut state = self.state();
-        let owed = state.debts.windows.entry(id).or_default();
-        *owed = owed.saturating_add(bytes);
-        let due = *owed >= TELL;
+        let State { streams, debts, .. } = &mut *state;
+        debts.untold = debts.untold.saturating_add(bytes);
+        let mut due = debts.untold >= TELL;
+        if let Some(entry) = streams.get_mut(&id) {
+            let told = entry.untold < TELL;
+            entry.untold = entry.untold.saturating_add(bytes);
+            if told && entry.untold >= TELL {
+                debts.windows.push(id);
+                due = true;
+            }
+        }
         drop(state);
         if due {
             self.owed.notify_one();
         }
+    }
+}
+
+/// Looks after what the session does with a stream.
+#[derive(Debug)]
+struct Reading {
+    core: Arc<Core>,
+    id: u32,
+}
+
+impl Observer for Reading {
+    fn taken(&self, bytes: usize) {
+        self.core.taken(self.id, bytes);
+    }
+
+    fn abandoned(&self) {
+        self.core.abandoned(self.id);
     }
 }
 
@@ -267,8 +248,6 @@ pub(crate) struct Connection<R, W> {
     core: Arc<Core>,
     reader: Reader<R>,
     writer: Writer<W>,
-    idle: Duration,
-    watch: Watch,
 }
 
 /// Makes a connection of two halves; what the client opens comes out of the channel, which ends
@@ -279,12 +258,12 @@ pub(crate) fn connect<R, W>(
     watch: Watch,
     limits: &Limits,
     closing: CancellationToken,
-) -> Result<(Connection<R, W>, mpsc::Receiver<Incoming>), ProtocolError> {
+) -> (Connection<R, W>, mpsc::Receiver<Incoming>) {
     let core = Arc::new(Core {
         state: Mutex::default(),
         owed: Notify::new(),
         controlled: AtomicBool::new(false),
-        window: Window::new(WINDOW),
+        window: Window::new(INITIAL),
         closing,
         failed: AtomicBool::new(false),
     });
@@ -298,16 +277,16 @@ pub(crate) fn connect<R, W>(
         streams: limits.streams,
         frames: sender,
         opened,
-        watch: watch.clone(),
+        watch,
     };
-    let writer = Writer { core: Arc::clone(&core), write, deflater: Deflater::new()?, frames };
-    Ok((Connection { core, reader, writer, idle: limits.idle, watch }, incoming))
+    let writer = Writer { core: Arc::clone(&core), write, replies: Replies::default(), frames };
+    (Connection { core, reader, writer }, incoming)
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
     /// Reads and writes until the end. Streams are broken by then.
     pub(crate) async fn run(self) -> End {
-        let Self { core, mut reader, writer, idle, watch } = self;
+        let Self { core, mut reader, writer } = self;
         let mut writing = std::pin::pin!(writer.run());
         let mut writer_ended = false;
         let end = tokio::select! {
@@ -317,7 +296,6 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
                 writer_ended = true;
                 written.map_or_else(End::Io, |()| End::Closed)
             }
-            () = watch.activity.idle(idle) => End::Idle(idle),
         };
         core.failed.store(matches!(end, End::Protocol(_)), Ordering::Release);
         core.closing.cancel();
@@ -328,7 +306,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
         match end {
             // Nobody is left to say goodbye to.
             End::Client | End::Io(_) => return end,
-            End::Closed | End::Idle(_) | End::Protocol(_) => {}
+            End::Closed | End::Stopped | End::Protocol(_) => {}
         }
         if !writer_ended {
             // A client that does not read gets no goodbye.
@@ -418,11 +396,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
             Event::GoAway => self.core.state().gone_away = true,
         }
-        let state = self.core.state();
-        if state.debts.pings.len() > DEBTS || state.debts.resets.len() > DEBTS {
-            return Err(ProtocolError::Flood);
-        }
-        Ok(())
+        let debts = &self.core.state().debts;
+        let most = debts.pings.len().max(debts.resets.len()).max(debts.windows.len());
+        if most > DEBTS { Err(ProtocolError::Flood) } else { Ok(()) }
     }
 
     fn open(
@@ -447,19 +423,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if finished {
             feed.finish();
         }
-        let window = Arc::new(Window::new(state.initial_window.unwrap_or(WINDOW)));
+        let window = Arc::new(Window::new(state.initial_window.unwrap_or(INITIAL)));
         let entry = Entry {
             feed: (!finished).then_some(feed),
             window: Arc::clone(&window),
             ended: unidirectional,
+            abandoned: false,
+            untold: 0,
         };
         state.streams.insert(id, entry);
         drop(state);
-        let core = Arc::clone(&self.core);
-        let inlet = inlet.on_taken(move |bytes| {
-            core.credit(id, bytes);
-            core.credit(0, bytes);
-        });
+        let inlet = inlet.observed(Reading { core: Arc::clone(&self.core), id });
         let outlet = Outlet {
             id,
             core: Arc::clone(&self.core),
@@ -482,7 +456,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             feed.map_or(Fate::Dropped, |feed| feed.push(bytes))
         };
         if fate == Fate::Dropped {
-            self.core.credit(0, length);
+            self.core.taken(0, length);
         }
         if finished {
             self.finish(id);
@@ -505,7 +479,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.core.controlled.store(true, Ordering::Release);
         let Some(window) = window.map(i64::from) else { return Ok(()) };
         let mut state = self.core.state();
-        let delta = window - state.initial_window.replace(window).unwrap_or(WINDOW);
+        let delta = window - state.initial_window.replace(window).unwrap_or(INITIAL);
         // Streams that are open change by the difference.
         let sane = state.streams.iter().find(|(_, entry)| !entry.window.grow(delta));
         sane.map_or(Ok(()), |(id, _)| Err(ProtocolError::Window(*id)))
@@ -527,7 +501,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 struct Writer<W> {
     core: Arc<Core>,
     write: W,
-    deflater: Deflater,
+    replies: Replies,
     frames: mpsc::Receiver<Outgoing>,
 }
 
@@ -548,6 +522,10 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             let Some(Outgoing { id, bytes, finished }) = outgoing else { break };
             // A reply that became due in between goes first.
             self.pay().await?;
+            if !self.core.state().streams.contains_key(&id) {
+                // It was reset meanwhile.
+                continue;
+            }
             let header = frame::data(id, bytes.len(), finished);
             let mut frame = Buf::chain(&header[..], bytes);
             self.write.write_all_buf(&mut frame).await?;
@@ -573,23 +551,20 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         let mut out = BytesMut::new();
         {
             let mut state = self.core.state();
-            let windows: Vec<_> =
-                state.debts.windows.extract_if(.., |_, owed| *owed >= TELL).collect();
-            let streams: Vec<_> = windows
-                .into_iter()
-                .filter(|(id, _)| *id == 0 || state.streams.contains_key(id))
-                .collect();
-            let State { streams: open, debts, .. } = &mut *state;
-            // Small remainders of streams that are over.
-            debts.windows.retain(|id, _| *id == 0 || open.contains_key(id));
+            let State { streams, debts, .. } = &mut *state;
             for id in std::mem::take(&mut debts.replies) {
-                frame::reply(&mut out, &mut self.deflater, id).map_err(std::io::Error::other)?;
+                self.replies.write(&mut out, id);
             }
             for id in std::mem::take(&mut debts.pings) {
                 frame::ping(&mut out, id);
             }
-            for (id, delta) in streams {
-                frame::window(&mut out, id, delta);
+            for id in std::mem::take(&mut debts.windows) {
+                if let Some(entry) = streams.get_mut(&id) {
+                    frame::window(&mut out, id, std::mem::take(&mut entry.untold));
+                }
+            }
+            if debts.untold >= TELL {
+                frame::window(&mut out, 0, std::mem::take(&mut debts.untold));
             }
             for (id, why) in std::mem::take(&mut debts.resets) {
                 frame::reset(&mut out, id, why);

@@ -6,7 +6,9 @@
 
 use std::sync::LazyLock;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+#[cfg(test)]
+use flate2::{Compress, Compression, FlushCompress};
+use flate2::{Decompress, FlushDecompress, Status};
 
 use super::ProtocolError;
 
@@ -202,12 +204,14 @@ fn take_text(bytes: &mut &[u8]) -> Option<String> {
     String::from_utf8(text.to_vec()).ok()
 }
 
-/// Writes the blocks of one direction.
+/// Writes the blocks of one direction, as clients do.
+#[cfg(test)]
 #[derive(Debug)]
 pub(super) struct Deflater {
     zlib: Compress,
 }
 
+#[cfg(test)]
 impl Deflater {
     pub(super) fn new() -> Result<Self, ProtocolError> {
         let mut zlib = Compress::new(Compression::fast(), true);

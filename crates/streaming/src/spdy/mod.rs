@@ -8,6 +8,9 @@
 mod connection;
 mod frame;
 mod headers;
+#[cfg(test)]
+pub(crate) mod test_client;
+mod window;
 
 pub(crate) use connection::{Incoming, Outlet, connect};
 

@@ -4,7 +4,6 @@
 //! channel says that the client sends no more on it; before, a client cannot say so.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -110,8 +109,6 @@ pub(crate) type Channel = (Option<Inlet>, Option<Outlet>);
 pub(crate) struct Connection {
     reader: Reader,
     writer: Writer,
-    idle: Duration,
-    watch: Watch,
     closing: CancellationToken,
 }
 
@@ -150,27 +147,26 @@ pub(crate) async fn connect(
         };
         channels.push((inlet, outlet));
     }
-    let reader = Reader { codec, stream, feeds, budget, watch: watch.clone() };
+    let reader = Reader { codec, stream, feeds, budget, watch };
     let writer = Writer { codec, sink, outgoing, closing: closing.clone() };
-    (Connection { reader, writer, idle: limits.idle, watch, closing }, channels)
+    (Connection { reader, writer, closing }, channels)
 }
 
 impl Connection {
     /// Reads and writes until the end. Channels are broken by then.
     pub(crate) async fn run(self) -> End {
-        let Self { mut reader, mut writer, idle, watch, closing } = self;
+        let Self { mut reader, mut writer, closing } = self;
         let end = tokio::select! {
             // Whatever branch is dropped, the connection is over; a message that was half written
             // is completed by the next one, within the library.
             end = reader.run() => end,
             written = writer.run() => written.map_or_else(super::end, |()| End::Closed),
-            () = watch.activity.idle(idle) => End::Idle(idle),
         };
         closing.cancel();
         reader.feeds.clear();
         let code = match &end {
             End::Client | End::Io(_) => return end,
-            End::Closed | End::Idle(_) => CloseCode::Normal,
+            End::Closed | End::Stopped => CloseCode::Normal,
             End::Protocol(_) => CloseCode::Protocol,
         };
         // A client that does not read gets no goodbye.

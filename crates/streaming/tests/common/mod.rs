@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) fn patience() -> Duration {
-    Duration::from_secs(120)
+    Duration::from_secs(60)
 }
 
 pub(crate) async fn bind(limits: Limits) -> Server {
