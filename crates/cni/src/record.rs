@@ -125,6 +125,31 @@ impl Records {
         Ok(())
     }
 
+    /// Writes a native attachment with its elements, unless another claims one of their keys: then
+    /// gives that one.
+    pub(crate) fn claim(&self, record: Record, made: Made) -> Result<Option<Record>, CniError> {
+        let collides = |other: &Record| match &other.how {
+            How::Native(theirs) => {
+                other.key != record.key
+                    && theirs.elements.iter().any(|a| made.elements.iter().any(|b| a.collides(b)))
+            }
+            How::Executed => false,
+        };
+        let record = Record { how: How::Native(made.clone()), ..record.clone() };
+        let holder = self.with(|all| {
+            let holder = all.values().find(|other| collides(other)).cloned();
+            if holder.is_none() {
+                // At once, so that two who want the same cannot both have it.
+                all.insert(record.key.clone(), record.clone());
+            }
+            holder
+        });
+        if holder.is_none() {
+            self.put(record)?;
+        }
+        Ok(holder)
+    }
+
     pub(crate) fn remove(&self, key: &Key) -> Result<(), CniError> {
         remove(&self.path(key))?;
         self.with(|all| all.remove(key));
@@ -140,18 +165,12 @@ impl Records {
     }
 
     /// Native attachments of which `concerned` is true, but for `own`.
-    pub(crate) fn native_where(
-        &self,
-        own: &Key,
-        concerned: impl Fn(&Made) -> bool,
-    ) -> Vec<(Record, Made)> {
-        let native = |record: &Record| match &record.how {
-            How::Native(made) if record.key != *own && concerned(made) => {
-                Some((record.clone(), made.clone()))
-            }
-            How::Native(_) | How::Executed => None,
+    pub(crate) fn native_where(&self, own: &Key, concerned: impl Fn(&Made) -> bool) -> Vec<Record> {
+        let native = |record: &&Record| match &record.how {
+            How::Native(made) => record.key != *own && concerned(made),
+            How::Executed => false,
         };
-        self.with(|all| all.values().filter_map(native).collect())
+        self.with(|all| all.values().filter(native).cloned().collect())
     }
 }
 

@@ -242,7 +242,6 @@ impl Plan {
         let routes = self.routes(&ips);
         made.wiring.addresses = ips.iter().map(|ip| ip.address).collect();
         made.addresses = ips.iter().map(|ip| ip.address.address()).collect();
-        made.elements = self.elements(&ips);
         let wired = record(&made)
             .and_then(|()| self.link(&netns, &mut made, &ips, &routes, &record))
             .inspect_err(|_| {
@@ -251,6 +250,8 @@ impl Plan {
                     tracing::warn!(%error, "addresses stay reserved");
                 }
             })?;
+        // Not in the record yet: others may hold the same ports.
+        made.elements = self.elements(&ips);
         let result = AddResult { interfaces: wired, ips, routes, dns };
         Ok((result, made))
     }
@@ -475,65 +476,84 @@ impl Native {
 
     /// Puts the elements into the rules, the rules before them.
     async fn publish(&self, key: &Key, made: &Made) -> Result<(), CniError> {
-        self.evict(key, made).await?;
+        let shares = |other: &Made| {
+            other.reservations == made.reservations
+                && other.addresses.iter().any(|address| made.addresses.contains(address))
+        };
+        for record in self.records.native_where(key, shares) {
+            // Its addresses were given to this one: another program detached it.
+            self.evict(&record).await?;
+        }
+        self.claim(key, made).await?;
         if made.elements.is_empty() {
             return Ok(());
         }
+        let added = self.put(key, made).await;
+        if added.is_err() {
+            // None was put there, and what has the same key is not ours to take away.
+            let unpublished = Made { elements: Vec::new(), ..made.clone() };
+            if let Some(record) = self.records.get(key) {
+                self.records.put(Record { how: How::Native(unpublished), ..record })?;
+            }
+        }
+        added
+    }
+
+    /// Claims the elements in the record; those who hold one without being attached any more are
+    /// undone.
+    async fn claim(&self, key: &Key, made: &Made) -> Result<(), CniError> {
+        let network = &key.network;
+        for _ in 0..=made.elements.len() {
+            let Some(record) = self.records.get(key) else { break };
+            let Some(holder) = self.records.claim(record, made.clone())? else { return Ok(()) };
+            let How::Native(theirs) = holder.how.clone() else { break };
+            let collides = |a: &&Element| made.elements.iter().any(|b| a.collides(b));
+            let port = theirs.elements.iter().find(collides).map(describe).unwrap_or_default();
+            let alive = {
+                let (holder, patience) = (holder.clone(), self.patience);
+                blocking(network, move || is_alive(&holder, &theirs, patience)).await?
+            };
+            if alive {
+                return Err(CniError::PortInUse { network: network.clone(), port });
+            }
+            self.evict(&holder).await?;
+        }
+        let network = network.clone();
+        Err(CniError::PortInUse { network, port: "of several pods".to_owned() })
+    }
+
+    async fn put(&self, key: &Key, made: &Made) -> Result<(), CniError> {
+        let network = &key.network;
         let place = Place::new(&made.wiring.bridge, made.wiring.addresses.iter().copied());
-        self.stand(&key.network, &place, Known::Trust).await?;
-        let add = || {
+        self.stand(network, &place, Known::Trust).await?;
+        let add = async || {
             let (elements, owner) = (made.elements.clone(), format!("{} {}", key.id, key.ifname));
-            tokio::task::spawn_blocking(move || {
-                elements::add(&elements, &owner).inspect(|()| forget_flows(&elements))
-            })
+            let work =
+                move || elements::add(&elements, &owner).inspect(|()| forget_flows(&elements));
+            let done = tokio::task::spawn_blocking(work).await;
+            done.map_err(|_| CniError::Panicked { network: network.clone() })
         };
-        let panicked = || CniError::Panicked { network: key.network.clone() };
-        let mut added = add().await.map_err(|_| panicked())?;
+        let mut added = add().await?;
         if added.as_ref().is_err_and(elements::is_missing) {
             // Somebody flushed the rules: all of them, with everybody's elements, again.
-            self.stand(&key.network, &place, Known::Forget).await?;
-            added = add().await.map_err(|_| panicked())?;
+            self.stand(network, &place, Known::Forget).await?;
+            added = add().await?;
         }
         match added {
             Err(error) if elements::is_taken(&error) => {
                 let ports = made.elements.iter().filter(|e| matches!(e, Element::Port { .. }));
                 let ports: Vec<_> = ports.map(describe).collect();
-                Err(CniError::PortInUse { network: key.network.clone(), port: ports.join(", ") })
+                Err(CniError::PortInUse { network: network.clone(), port: ports.join(", ") })
             }
-            other => other.map_err(CniError::link(&key.network, "add to table", rules::TABLE)),
+            other => other.map_err(CniError::link(network, "add to table", rules::TABLE)),
         }
     }
 
-    /// Undoes native attachments that were detached by another program, as far as they are in the
-    /// way: their addresses were given to this one, or they hold its ports without having their
-    /// addresses any more.
-    async fn evict(&self, key: &Key, made: &Made) -> Result<(), CniError> {
-        let shares = |other: &Made| {
-            other.reservations == made.reservations
-                && other.addresses.iter().any(|address| made.addresses.contains(address))
-        };
-        let collides = |other: &Made| {
-            other.elements.iter().any(|a| made.elements.iter().any(|b| a.collides(b)))
-        };
-        for (record, other) in self.records.native_where(key, |o| shares(o) || collides(o)) {
-            let network = record.key.network.clone();
-            let stale = {
-                let (record, other, patience) = (record.clone(), other.clone(), self.patience);
-                blocking(&network, move || Ok(!is_alive(&record, &other, patience)?)).await?
-            };
-            if stale || shares(&other) {
-                tracing::warn!(id = record.key.id, network, "was detached by another program");
-                self.del(&record, &record.call()).await?;
-            } else if let Some(port) =
-                other.elements.iter().find(|a| made.elements.iter().any(|b| a.collides(b)))
-            {
-                return Err(CniError::PortInUse {
-                    network: key.network.clone(),
-                    port: describe(port),
-                });
-            }
-        }
-        Ok(())
+    /// Undoes a native attachment that another program has detached.
+    async fn evict(&self, record: &Record) -> Result<(), CniError> {
+        let Key { id, network, .. } = &record.key;
+        tracing::warn!(id, network, "was detached by another program");
+        self.del(record, &record.call()).await
     }
 
     /// Makes table and chains, unless they are known to stand.

@@ -215,7 +215,7 @@ pub(crate) fn links() -> Vec<String> {
     let all = ip("-o link show");
     let name = |line: &str| line.split(' ').nth(1).unwrap_or_default().to_owned();
     let mut names: Vec<_> =
-        all.lines().map(name).map(|n| n.split('@').next().unwrap().to_owned()).collect();
+        all.lines().map(name).map(|n| n.split(['@', ':']).next().unwrap().to_owned()).collect();
     names.sort();
     names
 }
