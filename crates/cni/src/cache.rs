@@ -66,6 +66,15 @@ impl Cached {
     }
 }
 
+impl Cached {
+    /// Whether the result has an interface of that name.
+    pub(crate) fn mentions(&self, interface: &str) -> bool {
+        let all = self.result.get("interfaces").and_then(Value::as_array);
+        let name = |one: &Value| one.get("name").is_some_and(|name| name == interface);
+        all.is_some_and(|all| all.iter().any(name))
+    }
+}
+
 /// The directory of results.
 #[derive(Debug)]
 pub(crate) struct Cache {

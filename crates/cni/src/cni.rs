@@ -487,10 +487,17 @@ impl Inner {
         let key = &target.key;
         let mut call = Self::call_of(target, attachment);
         if let Some(record) = &target.record
-            && matches!(record.how, How::Native(_))
+            && let How::Native(made) = &record.how
         {
             self.native.del(record, &call).await?;
-            return self.cache.remove(&key.network, &key.id, &key.ifname);
+            let cached = target.cached.as_ref();
+            let Some(cached) = cached.filter(|cached| !cached.mentions(&made.near)) else {
+                return self.cache.remove(&key.network, &key.id, &key.ifname);
+            };
+            // Another runtime detached it and attached it anew.
+            let (key, cached) = (key.clone(), Some(cached.clone()));
+            let theirs = Target { key, record: None, cached };
+            return Box::pin(self.del_one(&theirs, attachment)).await;
         }
         let list = match self.list_of(target).await {
             Ok(list) => list,
