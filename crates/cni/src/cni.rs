@@ -125,6 +125,7 @@ impl Cni {
             native_use: config.native,
             locks: Arc::default(),
         };
+        inner.native.resume();
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -196,6 +197,16 @@ impl Cni {
         to_the_end(async move { inner.gc(&valid).await }).await
     }
 
+    /// Removes what a DEL has only cut off yet. A native DEL takes the host's and the pod's end of the
+    /// pair from the bridge's traffic at once and removes them about a second later, since that
+    /// waits for the kernel, and mostly the pod's namespace, removed meanwhile, takes them along.
+    ///
+    /// # Errors
+    /// [`CniError::Link`]; the next [`Cni::open`] tries again.
+    pub async fn settle(&self) -> Result<(), CniError> {
+        self.inner.native.settle().await
+    }
+
     /// Removes the packet rules of native networks if no attachment of this daemon needs them.
     ///
     /// # Errors
@@ -257,7 +268,7 @@ impl Inner {
             let Key { id, ifname, network } = key;
             return Err(CniError::Attached { network, id, ifname });
         }
-        if let Some(record) = self.records.get(&key) {
+        if let Some(record) = self.records.get(&key).filter(|record| !record.is_leaving()) {
             // An ADD that did not come to its end.
             tracing::info!(id = key.id, network = key.network, "what a crash left is undone first");
             let target = Target { key: key.clone(), record: Some(record), cached: None };
@@ -270,6 +281,7 @@ impl Inner {
             args: attachment.args.clone(),
             capability_args: attachment.capability_args(),
         };
+        self.native.vacate(&key, &call.netns).await?;
         let plan = match self.native_use {
             NativeUse::Yes => native::plan(&list, &call),
             NativeUse::No => None,
@@ -394,10 +406,11 @@ impl Inner {
             .all()
             .into_iter()
             .filter(|record| wanted(&record.key))
-            .map(|record| Target {
-                key: record.key.clone(),
-                cached: self.cache.get(&record.key.network, id, ifname),
-                record: Some(record),
+            .map(|record| {
+                let cached = self.cache.get(&record.key.network, id, ifname);
+                // One that we detached may be attached anew by another runtime.
+                let anew = record.is_leaving() && cached.is_some();
+                Target { key: record.key.clone(), cached, record: (!anew).then_some(record) }
             })
             .collect();
         if !known.is_empty() {
@@ -485,11 +498,15 @@ impl Inner {
         attachment: &Attachment,
     ) -> Result<(), CniError> {
         let key = &target.key;
+        if target.record.as_ref().is_some_and(Record::is_leaving) {
+            // We detached it a moment ago.
+            return Ok(());
+        }
         let mut call = Self::call_of(target, attachment);
         if let Some(record) = &target.record
             && let How::Native(made) = &record.how
         {
-            self.native.del(record, &call).await?;
+            self.native.del(record).await?;
             let cached = target.cached.as_ref();
             let Some(cached) = cached.filter(|cached| !cached.mentions(&made.near)) else {
                 return self.cache.remove(&key.network, &key.id, &key.ifname);
@@ -537,7 +554,7 @@ impl Inner {
         }
         first?;
         self.cache.remove(&key.network, &key.id, &key.ifname)?;
-        self.records.remove(key)
+        if target.record.is_some() { self.records.remove(key) } else { Ok(()) }
     }
 
     async fn check(self: &Arc<Self>, attachment: &Attachment) -> Result<(), CniError> {
@@ -581,7 +598,7 @@ impl Inner {
     async fn gc(self: &Arc<Self>, valid: &[ValidAttachment]) -> Result<(), CniError> {
         let valid: HashSet<&ValidAttachment> = valid.iter().collect();
         let mut first = Ok(());
-        for record in self.records.all() {
+        for record in self.records.all().into_iter().filter(|record| !record.is_leaving()) {
             let Key { id, ifname, network } = record.key;
             if valid.contains(&ValidAttachment { id: id.clone(), ifname: ifname.clone() }) {
                 continue;
@@ -611,7 +628,11 @@ impl Inner {
         let cached = cached.map_err(|_| panicked(&list.name))?;
         let others = cached.into_iter().filter(|cached| cached.network_name == list.name);
         let others = others.map(|cached| (cached.container_id, cached.if_name));
-        let begun = self.records.all().into_iter().filter(|r| r.key.network == list.name);
+        let begun = self
+            .records
+            .all()
+            .into_iter()
+            .filter(|r| r.key.network == list.name && !r.is_leaving());
         let begun = begun.map(|record| (record.key.id, record.key.ifname));
         let given = valid.iter().map(|one| (one.id.clone(), one.ifname.clone()));
         let living: HashSet<_> = given.chain(others).chain(begun).collect();

@@ -35,6 +35,11 @@ pub(crate) struct Key {
 pub(crate) enum How {
     Executed,
     Native(Made),
+    /// Detached natively; the pair, cut off from the bridge's traffic, is still to be removed.
+    Leaving {
+        bridge: String,
+        near: String,
+    },
 }
 
 /// What a native attachment consists of.
@@ -63,6 +68,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Whether it is detached, but for its pair.
+    pub(crate) const fn is_leaving(&self) -> bool {
+        matches!(self.how, How::Leaving { .. })
+    }
+
     pub(crate) fn call(&self) -> Call {
         Call {
             id: self.key.id.clone(),
@@ -120,9 +130,11 @@ impl Records {
         let path = self.path(&record.key);
         let bytes = serde_json::to_vec(&record)
             .map_err(|source| CniError::Malformed { path: path.clone(), source })?;
-        write(&path, &bytes)?;
-        self.with(|all| all.insert(record.key.clone(), record));
-        Ok(())
+        self.with(|all| {
+            write(&path, &bytes)?;
+            all.insert(record.key.clone(), record);
+            Ok(())
+        })
     }
 
     /// Writes a native attachment with its elements, unless another claims one of their keys: then
@@ -133,7 +145,7 @@ impl Records {
                 other.key != record.key
                     && theirs.elements.iter().any(|a| made.elements.iter().any(|b| a.collides(b)))
             }
-            How::Executed => false,
+            How::Executed | How::Leaving { .. } => false,
         };
         let record = Record { how: How::Native(made.clone()), ..record.clone() };
         let holder = self.with(|all| {
@@ -151,9 +163,26 @@ impl Records {
     }
 
     pub(crate) fn remove(&self, key: &Key) -> Result<(), CniError> {
-        remove(&self.path(key))?;
-        self.with(|all| all.remove(key));
-        Ok(())
+        self.with(|all| {
+            remove(&self.path(key))?;
+            all.remove(key);
+            Ok(())
+        })
+    }
+
+    /// Removes the record of a detached attachment, unless it has become another's.
+    pub(crate) fn remove_leaving(&self, key: &Key, pair: &str) -> Result<(), CniError> {
+        self.with(|all| {
+            let same = all.get(key).is_some_and(|record| match &record.how {
+                How::Leaving { near, .. } => near == pair,
+                How::Executed | How::Native(_) => false,
+            });
+            if same {
+                remove(&self.path(key))?;
+                all.remove(key);
+            }
+            Ok(())
+        })
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Record> {
@@ -168,7 +197,7 @@ impl Records {
     pub(crate) fn native_where(&self, own: &Key, concerned: impl Fn(&Made) -> bool) -> Vec<Record> {
         let native = |record: &&Record| match &record.how {
             How::Native(made) => record.key != *own && concerned(made),
-            How::Executed => false,
+            How::Executed | How::Leaving { .. } => false,
         };
         self.with(|all| all.values().filter(native).cloned().collect())
     }

@@ -40,8 +40,9 @@ use crate::plugin::Call;
 use crate::record::{How, Key, Made, Record, Records};
 use crate::result::{AddResult, Dns, Interface, IpConfig, Route};
 
+use elements::Channel;
 pub(crate) use elements::Element;
-use links::Inside;
+use links::{Cut, Inside};
 use recipe::{Asked, Gateway, Masquerade, Recipe, Snat};
 use reservations::{Owner, Reservations};
 use rules::Place;
@@ -50,6 +51,8 @@ use rules::Place;
 const MAX_RESOLV_CONF: u64 = 64 * 1024;
 /// Names tried for the host's end before it is given up.
 const NAMES: u32 = 8;
+/// For the pod's namespace to be removed after a DEL.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What an attachment hangs on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +76,7 @@ pub(crate) struct Plan {
 pub(crate) struct Native {
     records: Arc<Records>,
     patience: Duration,
+    tables: Arc<Channel>,
     /// The places whose chains stand, as far as we know. Held while nft runs.
     standing: Mutex<BTreeSet<Place>>,
 }
@@ -433,6 +437,24 @@ fn forget_flows(elements: &[Element]) {
     }
 }
 
+/// Removes a pair that was cut off, and its record.
+fn finish(records: &Records, key: &Key, bridge: &str, near: &str) -> Result<(), CniError> {
+    let mut rtnl = Rtnl::open().map_err(CniError::link(&key.network, "open a socket for", near))?;
+    links::remove_near(&key.network, &mut rtnl, bridge, near)?;
+    records.remove_leaving(key, near)
+}
+
+fn finish_where(records: &Records, concerned: impl Fn(&Record) -> bool) -> Result<(), CniError> {
+    let mut first = Ok(());
+    for record in records.all().into_iter().filter(concerned) {
+        if let How::Leaving { bridge, near } = &record.how {
+            let done = finish(records, &record.key, bridge, near);
+            first = first.and(done);
+        }
+    }
+    first
+}
+
 /// Runs what blocks for netlink, files and a lock on a thread that may.
 async fn blocking<T: Send + 'static>(
     network: &str,
@@ -444,7 +466,7 @@ async fn blocking<T: Send + 'static>(
 
 impl Native {
     pub(crate) fn new(records: Arc<Records>, patience: Duration) -> Self {
-        Self { records, patience, standing: Mutex::default() }
+        Self { records, patience, tables: Arc::default(), standing: Mutex::default() }
     }
 
     /// Makes the attachment. On failure nothing is left of it.
@@ -466,7 +488,7 @@ impl Native {
         if made.is_err() {
             // The first failure is the one to tell; what cannot be undone keeps its record.
             if let Some(record) = self.records.get(&key)
-                && let Err(error) = self.del(&record, &plan.call).await
+                && let Err(error) = self.del(&record).await
             {
                 tracing::warn!(%error, "an attachment that failed could not be undone");
             }
@@ -528,8 +550,8 @@ impl Native {
         self.stand(network, &place, Known::Trust).await?;
         let add = async || {
             let (elements, owner) = (made.elements.clone(), format!("{} {}", key.id, key.ifname));
-            let work =
-                move || elements::add(&elements, &owner).inspect(|()| forget_flows(&elements));
+            let tables = Arc::clone(&self.tables);
+            let work = move || tables.add(&elements, &owner).inspect(|()| forget_flows(&elements));
             let done = tokio::task::spawn_blocking(work).await;
             done.map_err(|_| CniError::Panicked { network: network.clone() })
         };
@@ -553,7 +575,7 @@ impl Native {
     async fn evict(&self, record: &Record) -> Result<(), CniError> {
         let Key { id, network, .. } = &record.key;
         tracing::warn!(id, network, "was detached by another program");
-        self.del(record, &record.call()).await
+        self.del(record).await
     }
 
     /// Makes table and chains, unless they are known to stand.
@@ -583,10 +605,11 @@ impl Native {
             .await
             .map_err(|source| CniError::Rules { network: network.to_owned(), source })?;
         if known == Known::Forget {
+            let tables = Arc::clone(&self.tables);
             blocking(network, move || {
                 for (key, elements) in restored {
                     let owner = format!("{} {}", key.id, key.ifname);
-                    if let Err(error) = elements::add(&elements, &owner) {
+                    if let Err(error) = tables.add(&elements, &owner) {
                         tracing::warn!(id = key.id, %error, "its rules could not be restored");
                     }
                 }
@@ -598,32 +621,94 @@ impl Native {
         Ok(())
     }
 
-    /// Undoes what the record tells of, and the record. Doing it again is no error.
-    pub(crate) async fn del(&self, record: &Record, call: &Call) -> Result<(), CniError> {
+    /// Undoes what the record tells of. Doing it again is no error.
+    ///
+    /// The pair is cut off at once and removed a moment later: mostly the pod's namespace is removed
+    /// meanwhile, and the pair with it, for nothing.
+    pub(crate) async fn del(&self, record: &Record) -> Result<(), CniError> {
         let How::Native(made) = record.how.clone() else { return Ok(()) };
-        let (key, netns, patience) = (record.key.clone(), call.netns.clone(), self.patience);
-        let records = Arc::clone(&self.records);
-        let network = record.key.network.clone();
-        blocking(&network, move || {
-            elements::remove(&made.elements).map_err(CniError::link(
-                &key.network,
+        let (record, patience) = (record.clone(), self.patience);
+        let (records, tables) = (Arc::clone(&self.records), Arc::clone(&self.tables));
+        let key = record.key.clone();
+        let left = blocking(&key.network, move || {
+            let network = &record.key.network;
+            tables.remove(&made.elements).map_err(CniError::link(
+                network,
                 "remove from table",
                 rules::TABLE,
             ))?;
             forget_flows(&made.elements);
-            let mut rtnl = Rtnl::open().map_err(CniError::link(
-                &key.network,
-                "open a socket for",
-                &made.near,
-            ))?;
-            let bridge = &made.wiring.bridge;
-            links::remove_near(&key.network, &mut rtnl, bridge, &made.near)?;
-            let owner = Owner { id: &key.id, ifname: &key.ifname };
-            release(&key.network, owner, &made, patience)?;
-            tracing::trace!(netns, id = key.id, "detached");
-            records.remove(&key)
+            let mut rtnl =
+                Rtnl::open().map_err(CniError::link(network, "open a socket for", &made.near))?;
+            let bridge = made.wiring.bridge.clone();
+            let cut = links::cut(&mut rtnl, &made.near).unwrap_or_else(|error| {
+                // With the spanning tree protocol the bridge decides on its ports.
+                tracing::debug!(%error, interface = made.near, "is removed at once");
+                Cut::Gone
+            });
+            if cut == Cut::Gone {
+                links::remove_near(network, &mut rtnl, &bridge, &made.near)?;
+            }
+            let owner = Owner { id: &record.key.id, ifname: &record.key.ifname };
+            release(network, owner, &made, patience)?;
+            if cut == Cut::Gone {
+                records.remove(&record.key)?;
+                return Ok(None);
+            }
+            let near = made.near;
+            records.put(Record {
+                how: How::Leaving { bridge: bridge.clone(), near: near.clone() },
+                ..record
+            })?;
+            Ok(Some((bridge, near)))
         })
-        .await
+        .await?;
+        if let Some((bridge, near)) = left {
+            self.finish_later(key, bridge, near);
+        }
+        Ok(())
+    }
+
+    fn finish_later(&self, key: Key, bridge: String, near: String) {
+        let records = Arc::clone(&self.records);
+        // A restart finds the record.
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            let network = key.network.clone();
+            let done = blocking(&network, move || finish(&records, &key, &bridge, &near)).await;
+            if let Err(error) = done {
+                tracing::warn!(network, %error, "a pair stays until the next start");
+            }
+        });
+    }
+
+    /// Removes pairs that were cut off, a moment from now.
+    pub(crate) fn resume(&self) {
+        for record in self.records.all() {
+            if let How::Leaving { bridge, near } = record.how {
+                self.finish_later(record.key, bridge, near);
+            }
+        }
+    }
+
+    /// Removes the pairs that are in the way of a new attachment: of the same pod, or of another in
+    /// its namespace, just detached.
+    pub(crate) async fn vacate(&self, key: &Key, netns: &str) -> Result<(), CniError> {
+        let before =
+            |other: &Record| other.is_leaving() && (other.key == *key || other.netns == netns);
+        let before: Vec<_> = self.records.all().into_iter().filter(before).collect();
+        if before.is_empty() {
+            return Ok(());
+        }
+        let records = Arc::clone(&self.records);
+        let concerned = move |record: &Record| before.iter().any(|one| one.key == record.key);
+        blocking(&key.network, move || finish_where(&records, concerned)).await
+    }
+
+    /// Removes the pairs that were cut off, now.
+    pub(crate) async fn settle(&self) -> Result<(), CniError> {
+        let records = Arc::clone(&self.records);
+        blocking("all", move || finish_where(&records, |_| true)).await
     }
 
     /// Undoes an attachment of which nothing is known, for a list whose plugins are not there: what
@@ -660,6 +745,7 @@ impl Native {
         result: AddResult,
     ) -> Result<(), CniError> {
         let (network, patience) = (plan.network().to_owned(), self.patience);
+        let tables = Arc::clone(&self.tables);
         blocking(&network, move || {
             let network = plan.network();
             let differs =
@@ -690,7 +776,7 @@ impl Native {
             }
             drop(all);
             for element in &made.elements {
-                let there = elements::is_there(element).map_err(CniError::link(
+                let there = tables.has(element).map_err(CniError::link(
                     network,
                     "examine table",
                     rules::TABLE,
@@ -729,6 +815,7 @@ impl Native {
 
     /// Removes the table when no attachment is left that has elements in it.
     pub(crate) async fn close_unused(&self) -> Result<(), CniError> {
+        self.settle().await?;
         let mut standing = self.standing.lock().await;
         let used =
             |record: &Record| matches!(&record.how, How::Native(m) if !m.elements.is_empty());
@@ -736,8 +823,9 @@ impl Native {
             return Ok(());
         }
         standing.clear();
-        blocking(rules::TABLE, || {
-            elements::remove_table().map_err(CniError::link("all", "remove table", rules::TABLE))
+        let tables = Arc::clone(&self.tables);
+        blocking(rules::TABLE, move || {
+            tables.remove_table().map_err(CniError::link("all", "remove table", rules::TABLE))
         })
         .await
     }

@@ -60,6 +60,8 @@ fn pods_reach_each_other_the_host_and_the_outside() {
             cni.del(&pod.attachment).await.unwrap();
         }
         assert!(node.reserved("net").is_empty());
+        assert!(!ping(&a.netns, GATEWAY), "cut off at once");
+        cni.settle().await.unwrap();
         assert!(!inside(&a.netns, || ip("-o link show")).contains("eth0"));
         cni.close_unused().await.unwrap();
         ip("link del cni0");
@@ -171,6 +173,43 @@ fn a_daemon_that_restarts_finds_what_it_made_and_a_flush_is_mended() {
 }
 
 #[test]
+fn a_pair_that_was_cut_off_is_removed_a_moment_later_or_when_it_is_in_the_way() {
+    on_node(|node| async move {
+        node.usual("net", &[]);
+        let pairs = || links().iter().filter(|name| name.starts_with("veth")).count();
+        let gone = async || {
+            for _ in 0..500 {
+                if pairs() == 0 {
+                    return true;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            false
+        };
+        let (a, b) = (node.pod("a"), node.pod("b"));
+        let cni = alone(&node).await;
+        a.add(&cni).await.unwrap();
+        cni.del(&a.attachment).await.unwrap();
+        a.add(&cni).await.unwrap();
+        assert_eq!(pairs(), 1, "the same pod again");
+        cni.del(&a.attachment).await.unwrap();
+        let same_namespace = Attachment { id: "c".into(), ..a.attachment.clone() };
+        cni.add(&same_namespace).await.unwrap();
+        assert!(ping(&a.netns, GATEWAY), "another in its namespace");
+        cni.del(&same_namespace).await.unwrap();
+        assert!(gone().await, "by itself");
+
+        b.add(&cni).await.unwrap();
+        cni.del(&b.attachment).await.unwrap();
+        drop(cni);
+        let cni = alone(&node).await;
+        assert!(gone().await, "by the next daemon");
+        cni.settle().await.unwrap();
+        assert_eq!(fs::read_dir(node.dir.join("state/attachments")).unwrap().count(), 0);
+    });
+}
+
+#[test]
 fn a_full_range_is_told_and_leaves_nothing() {
     on_node(|node| async move {
         let ranges = json!([[{"subnet": "10.22.0.0/29", "rangeStart": "10.22.0.4"}]]);
@@ -187,6 +226,7 @@ fn a_full_range_is_told_and_leaves_nothing() {
         let error = late.add(&cni).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
         assert!(error.to_string().contains("10.22.0.4-10.22.0.6"), "{error}");
+        cni.settle().await.unwrap();
         assert_eq!(links(), before);
         cni.del(&pods[1].attachment).await.unwrap();
         let added = late.add(&cni).await.unwrap();
@@ -276,6 +316,7 @@ fn a_failure_half_way_leaves_nothing() {
         ip("addr add 10.50.0.1/24 dev cni0");
         let b = node.pod("c");
         let error = b.add(&cni).await.unwrap_err();
+        cni.settle().await.unwrap();
         let text = pouch_types::error::chain(&error);
         assert!(text.contains("10.50.0.1/24"), "{text}");
         assert!(!inside(&b.netns, || ip("-o link show")).contains("eth0"));
@@ -299,6 +340,7 @@ fn collecting_gives_back_what_belongs_to_nobody() {
         let keep = ValidAttachment { id: "b".into(), ifname: "eth0".into() };
         cni.gc(&[keep]).await.unwrap();
         assert_eq!(node.reserved("net"), ["10.22.0.3"]);
+        cni.settle().await.unwrap();
         assert!(!inside(&a.netns, || ip("-o link show")).contains("eth0"));
         cni.check(&b.attachment).await.unwrap();
     });
@@ -371,6 +413,7 @@ fn many_pods_come_and_go_at_once() {
             task.await.unwrap().unwrap();
         }
         assert!(node.reserved("net").is_empty());
+        cni.settle().await.unwrap();
         ip("link del cni0");
         assert_eq!(links(), before);
         assert!(!rules().contains("elements = { tcp"), "{}", rules());
