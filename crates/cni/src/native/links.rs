@@ -326,10 +326,11 @@ pub(crate) enum Cut {
 /// for no RCU grace period, tens of milliseconds with the lock that every change of links needs.
 pub(crate) fn cut(rtnl: &mut Rtnl, near: &str) -> io::Result<Cut> {
     const PROTINFO: u16 = 12;
-    const BLOCKING: u8 = 4;
+    const DISABLED: u8 = 0;
     let Some(link) = rtnl.link(near)? else { return Ok(Cut::Gone) };
-    // As the attribute of a link (IFLA_BRPORT_STATE) it would be undone by the notice of the change.
-    let state = LinkAttribute::ProtoInfoUnknown(DefaultNla::new(PROTINFO, vec![BLOCKING]));
+    // As an attribute of the link's own (IFLA_BRPORT_STATE in IFLA_LINKINFO) it would be undone by the
+    // notice of the change; any other state is undone where no spanning tree protocol is spoken.
+    let state = LinkAttribute::ProtoInfoUnknown(DefaultNla::new(PROTINFO, vec![DISABLED]));
     let mut port = link_with(vec![state]);
     port.header.interface_family = AddressFamily::Bridge;
     port.header.index = link.header.index;
