@@ -72,12 +72,7 @@ fn sysctls(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| format!("{name}={}", read(name).unwrap().trim())).collect()
 }
 
-fn attributes(directory: &Path, names: &[&str]) -> Vec<String> {
-    let read = |name: &&str| fs::read_to_string(directory.join(name)).unwrap_or_default();
-    names.iter().map(|name| format!("{name}={}", read(name).trim())).collect()
-}
-
-/// sysfs shows the namespace of whoever mounted it.
+/// The settings of bridge and ports that the two ways should agree in.
 fn links_in_detail(node: &Node) -> (Vec<String>, Vec<String>) {
     let word = |text: &str, name: &str| {
         let mut words = text.split_whitespace().skip_while(|w| *w != name);
