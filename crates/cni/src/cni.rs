@@ -12,7 +12,7 @@ use crate::attachment::{Added, Attachment, ValidAttachment};
 use crate::cache::{Cache, Cached};
 use crate::config::{Configurations, NetworkList, Use};
 use crate::error::{CniError, PluginFailure, Stage};
-use crate::locks::Locks;
+use crate::locks::{Held, Locks};
 use crate::native::{self, Native};
 use crate::plugin::{Call, Deadlines, Plugins};
 use crate::record::{How, Key, Record, Records};
@@ -93,7 +93,7 @@ struct Inner {
     cache: Cache,
     records: Arc<Records>,
     native_use: NativeUse,
-    native: Native,
+    native: Arc<Native>,
     locks: Arc<Locks>,
 }
 
@@ -106,7 +106,8 @@ struct Target {
 }
 
 impl Cni {
-    /// Reads the records. Neither directory of the configuration need exist.
+    /// Reads the records, and mends in the background what they tell of: rules that were flushed,
+    /// pairs that were to be removed. Neither directory of the configuration need exist.
     ///
     /// # Errors
     /// [`CniError::File`] when the records cannot be read.
@@ -120,7 +121,7 @@ impl Cni {
             configurations: Configurations::new(config.conf_dir),
             plugins: Plugins::new(config.bin_dirs, config.deadlines),
             cache: Cache::new(&config.cache_dir),
-            native: Native::new(Arc::clone(&records), config.deadlines.del),
+            native: Arc::new(Native::new(Arc::clone(&records), config.deadlines.del)),
             records,
             native_use: config.native,
             locks: Arc::default(),
@@ -160,9 +161,12 @@ impl Cni {
     /// # Errors
     /// [`CniError`]; nothing is left then. [`CniError::Attached`] when it is attached already.
     pub async fn add(&self, attachment: &Attachment) -> Result<Added, CniError> {
-        attachment.validate()?;
-        let (inner, attachment) = (Arc::clone(&self.inner), attachment.clone());
-        to_the_end(async move { inner.add(&attachment).await }).await
+        let (inner, attachment, held) = self.turn(attachment).await?;
+        to_the_end(async move {
+            let _held = held;
+            inner.add(&attachment).await
+        })
+        .await
     }
 
     /// Whether the attachment is as ADD made it.
@@ -171,9 +175,12 @@ impl Cni {
     /// [`CniError::Differs`] or the plugin's, when it is not; [`CniError::NoCheck`] for networks
     /// before 0.4.0.
     pub async fn check(&self, attachment: &Attachment) -> Result<(), CniError> {
-        attachment.validate()?;
-        let (inner, attachment) = (Arc::clone(&self.inner), attachment.clone());
-        to_the_end(async move { inner.check(&attachment).await }).await
+        let (inner, attachment, held) = self.turn(attachment).await?;
+        to_the_end(async move {
+            let _held = held;
+            inner.check(&attachment).await
+        })
+        .await
     }
 
     /// Detaches the pod. Nothing that is not there is an error. Goes on when the future is dropped.
@@ -181,9 +188,22 @@ impl Cni {
     /// # Errors
     /// [`CniError`] when something may be left; it can be tried again.
     pub async fn del(&self, attachment: &Attachment) -> Result<(), CniError> {
+        let (inner, attachment, held) = self.turn(attachment).await?;
+        to_the_end(async move {
+            let _held = held;
+            inner.del(&attachment).await
+        })
+        .await
+    }
+
+    /// Waits until nobody else works on the attachment. Who leaves here has changed nothing.
+    async fn turn(
+        &self,
+        attachment: &Attachment,
+    ) -> Result<(Arc<Inner>, Attachment, Held), CniError> {
         attachment.validate()?;
-        let (inner, attachment) = (Arc::clone(&self.inner), attachment.clone());
-        to_the_end(async move { inner.del(&attachment).await }).await
+        let held = self.inner.locks.hold(&attachment.id, &attachment.ifname).await;
+        Ok((Arc::clone(&self.inner), attachment.clone(), held))
     }
 
     /// Detaches what this daemon attached and is not among `valid`, and lets networks of version
@@ -256,7 +276,6 @@ impl Inner {
     }
 
     async fn add(self: &Arc<Self>, attachment: &Attachment) -> Result<Added, CniError> {
-        let _held = self.locks.hold(&attachment.id, &attachment.ifname).await;
         let list = self.list(attachment.network.as_deref()).await?;
         let key = Key {
             id: attachment.id.clone(),
@@ -441,7 +460,6 @@ impl Inner {
     }
 
     async fn del(self: &Arc<Self>, attachment: &Attachment) -> Result<(), CniError> {
-        let _held = self.locks.hold(&attachment.id, &attachment.ifname).await;
         let mut first = Ok(());
         for target in self.targets(attachment).await? {
             let done = self.del_one(&target, attachment).await;
@@ -558,7 +576,6 @@ impl Inner {
     }
 
     async fn check(self: &Arc<Self>, attachment: &Attachment) -> Result<(), CniError> {
-        let _held = self.locks.hold(&attachment.id, &attachment.ifname).await;
         for target in self.targets(attachment).await? {
             self.check_one(&target, attachment).await?;
         }
@@ -605,6 +622,7 @@ impl Inner {
             }
             tracing::info!(id, ifname, network, "an attachment that nobody wants");
             let stale = Attachment { id, ifname, network: Some(network), ..Attachment::default() };
+            let _held = self.locks.hold(&stale.id, &stale.ifname).await;
             first = first.and(self.del(&stale).await);
         }
         let inner = Arc::clone(self);

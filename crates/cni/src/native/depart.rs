@@ -1,7 +1,7 @@
 //! Native attachments undone. A pair is cut off from the bridge at once and removed a moment later.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use pouch_netns::{Netns, NetnsError};
@@ -13,7 +13,7 @@ use super::publish::forget_flows;
 use super::reservations::{Owner, Reservations};
 use super::{Native, blocking, rules};
 use crate::error::CniError;
-use crate::record::{How, Key, Record, Records};
+use crate::record::{How, Key, Made, Record, Records};
 
 /// For the pod's namespace to be removed after a DEL.
 const LINGER: Duration = Duration::from_secs(1);
@@ -45,14 +45,20 @@ impl Native {
         let How::Native(made) = record.how.clone() else { return Ok(()) };
         let (record, patience) = (record.clone(), self.patience);
         let (records, tables) = (Arc::clone(&self.records), Arc::clone(&self.tables));
+        let gate = Arc::clone(&self.gate);
         let key = record.key.clone();
         let left = blocking(&key.network, move || {
             let network = &record.key.network;
-            tables.remove(&made.elements).map_err(CniError::link(
-                network,
-                "remove from table",
-                rules::TABLE,
-            ))?;
+            {
+                let _gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
+                tables.remove(&made.elements).map_err(CniError::link(
+                    network,
+                    "remove from table",
+                    rules::TABLE,
+                ))?;
+                let unpublished = Made { elements: Vec::new(), ..made.clone() };
+                records.put(Record { how: How::Native(unpublished), ..record.clone() })?;
+            }
             forget_flows(&made.elements);
             let mut rtnl =
                 Rtnl::open().map_err(CniError::link(network, "open a socket for", &made.near))?;
@@ -98,13 +104,21 @@ impl Native {
         });
     }
 
-    /// Removes pairs that were cut off, a moment from now.
-    pub(crate) fn resume(&self) {
+    /// Goes on with what the records tell of, in the background: pairs that were cut off, rules that
+    /// somebody flushed.
+    pub(crate) fn resume(self: &Arc<Self>) {
         for record in self.records.all() {
             if let How::Leaving { bridge, near } = record.how {
                 self.finish_later(record.key, bridge, near);
             }
         }
+        let native = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = native.mend().await {
+                let error = pouch_types::error::chain(&error);
+                tracing::warn!(error, "the rules of pods are mended with the next one");
+            }
+        });
     }
 
     /// Removes the pairs that are in the way of a new attachment: of the same pod, or of another in

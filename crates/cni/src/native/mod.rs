@@ -56,6 +56,9 @@ pub(crate) struct Native {
     records: Arc<Records>,
     patience: Duration,
     tables: Arc<Channel>,
+    /// Held while elements change together with the record that tells of them, so that what is
+    /// restored from records is not what a DEL just removed.
+    gate: Arc<std::sync::Mutex<()>>,
     /// The places whose chains stand, as far as we know. Held while nft runs.
     standing: Mutex<BTreeSet<Place>>,
 }
@@ -71,7 +74,13 @@ async fn blocking<T: Send + 'static>(
 
 impl Native {
     pub(crate) fn new(records: Arc<Records>, patience: Duration) -> Self {
-        Self { records, patience, tables: Arc::default(), standing: Mutex::default() }
+        Self {
+            records,
+            patience,
+            tables: Arc::default(),
+            gate: Arc::default(),
+            standing: Mutex::default(),
+        }
     }
 
     /// Makes the attachment. On failure nothing is left of it.

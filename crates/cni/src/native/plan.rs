@@ -77,7 +77,21 @@ impl Plan {
     }
 
     /// One address of each set.
-    fn reserve(&self, all: &Reservations) -> Result<Vec<IpConfig>, CniError> {
+    fn reserve(&self, all: &Reservations, records: &Records) -> Result<Vec<IpConfig>, CniError> {
+        let directory = self.recipe.reservations(self.network());
+        // A pod of ours that still has its pair has its addresses too.
+        let in_use = |address: IpAddr| {
+            let has =
+                |made: &Made| made.reservations == directory && made.addresses.contains(&address);
+            let holders = records.native_where(&self.key(), has);
+            holders.iter().any(|record| match &record.how {
+                How::Native(made) => {
+                    let near = Rtnl::open().and_then(|mut rtnl| rtnl.link(&made.near));
+                    near.is_ok_and(|near| near.is_some())
+                }
+                How::Executed | How::Leaving { .. } => false,
+            })
+        };
         let mut wanted = self.asked.addresses.clone();
         let mut ips: Vec<IpConfig> = Vec::new();
         let undo = |ips: &[IpConfig]| {
@@ -88,7 +102,7 @@ impl Plan {
         for (number, set) in self.recipe.ipam.sets.iter().enumerate() {
             let asked = wanted.iter().position(|address| set.range_of(*address).is_some());
             let asked = asked.map(|position| wanted.remove(position));
-            let reserved = all.reserve(self.owner(), number, set, asked);
+            let reserved = all.reserve(self.owner(), number, set, asked, &in_use);
             let (address, range) = reserved.inspect_err(|_| undo(&ips))?;
             ips.extend(Cidr::new(address, range.subnet.prefix()).map(|address| IpConfig {
                 interface: Some(2),
@@ -200,7 +214,7 @@ impl Plan {
         let record = |made: &Made| records.put(self.record(made.clone()));
         record(&made)?;
         let all = Reservations::lock(network, &made.reservations, patience)?;
-        let ips = self.reserve(&all)?;
+        let ips = self.reserve(&all, records)?;
         drop(all);
         let routes = self.routes(&ips);
         made.wiring.addresses = ips.iter().map(|ip| ip.address).collect();

@@ -1,9 +1,10 @@
 //! An attachment's elements in the packet rules: claimed, put there, mended.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use pouch_network::rtnl::Rtnl;
 use pouch_network::ruleset::Forward;
 use pouch_network::{netfilter, nft};
 use pouch_types::spec::Protocol;
@@ -74,10 +75,10 @@ impl Native {
 
     async fn put(&self, key: &Key, made: &Made) -> Result<(), CniError> {
         let network = &key.network;
-        let place = Place::new(&made.wiring.bridge, made.wiring.addresses.iter().copied());
+        let place = place_of(made);
         self.stand(network, &place, Known::Trust).await?;
         let add = async || {
-            let (elements, owner) = (made.elements.clone(), format!("{} {}", key.id, key.ifname));
+            let (elements, owner) = (made.elements.clone(), owner_text(key));
             let tables = Arc::clone(&self.tables);
             let work = move || tables.add(&elements, &owner).inspect(|()| forget_flows(&elements));
             let done = tokio::task::spawn_blocking(work).await;
@@ -106,7 +107,8 @@ impl Native {
         self.del(record).await
     }
 
-    /// Makes table and chains, unless they are known to stand.
+    /// Makes table and chains, unless they are known to stand. The first time, and after somebody
+    /// flushed them, everybody's elements are put there too.
     async fn stand(&self, network: &str, place: &Place, known: Known) -> Result<(), CniError> {
         let mut standing = self.standing.lock().await;
         if known == Known::Forget {
@@ -114,48 +116,71 @@ impl Native {
         } else if standing.contains(place) {
             return Ok(());
         }
-        let first = standing.is_empty();
         let mut places = standing.clone();
         places.insert(place.clone());
-        let mut restored = Vec::new();
-        if first {
-            for record in self.records.all() {
-                if let How::Native(made) = &record.how
-                    && !made.elements.is_empty()
-                {
-                    let wiring = &made.wiring;
-                    places.insert(Place::new(&wiring.bridge, wiring.addresses.iter().copied()));
-                    restored.push((record.key.clone(), made.elements.clone()));
-                }
-            }
-        }
-        nft::apply(rules::render(places.iter()))
+        let restored = if standing.is_empty() { self.published() } else { Vec::new() };
+        places.extend(restored.iter().map(|(_, made)| place_of(made)));
+        let text = rules::render(places.iter());
+        nft::apply(text)
             .await
             .map_err(|source| CniError::Rules { network: network.to_owned(), source })?;
-        if known == Known::Forget {
-            let tables = Arc::clone(&self.tables);
-            blocking(network, move || {
-                for (key, elements) in restored {
-                    let owner = format!("{} {}", key.id, key.ifname);
-                    if let Err(error) = tables.add(&elements, &owner) {
-                        tracing::warn!(id = key.id, %error, "its rules could not be restored");
-                    }
-                }
-                Ok(())
-            })
-            .await?;
-        }
         *standing = places;
-        Ok(())
+        let (tables, gate) = (Arc::clone(&self.tables), Arc::clone(&self.gate));
+        let records = Arc::clone(&self.records);
+        blocking(network, move || {
+            for (key, made) in restored {
+                let _gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
+                let same = |record: Record| record.how == How::Native(made.clone());
+                if !records.get(&key).is_some_and(same) {
+                    // Detached meanwhile.
+                    continue;
+                }
+                if let Err(error) = tables.add(&made.elements, &owner_text(&key)) {
+                    tracing::warn!(id = key.id, %error, "its rules could not be restored");
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Puts the rules of the records in place.
+    pub(super) async fn mend(&self) -> Result<(), CniError> {
+        match self.published().first() {
+            Some((key, made)) => self.stand(&key.network, &place_of(made), Known::Trust).await,
+            None => Ok(()),
+        }
+    }
+
+    fn published(&self) -> Vec<(Key, Made)> {
+        let made = |record: Record| match record.how {
+            How::Native(made) if !made.elements.is_empty() => Some((record.key, made)),
+            How::Native(_) | How::Executed | How::Leaving { .. } => None,
+        };
+        self.records.all().into_iter().filter_map(made).collect()
     }
 }
 
-/// Whether the attachment still has one of its addresses.
+fn place_of(made: &Made) -> Place {
+    Place::new(&made.wiring.bridge, made.wiring.addresses.iter().copied())
+}
+
+/// The comment of an element.
+fn owner_text(key: &Key) -> String {
+    format!("{} {}", key.id, key.ifname)
+}
+
+/// Whether the attachment still has its pair, or one of its addresses.
 fn is_alive(record: &Record, made: &Made, patience: Duration) -> Result<bool, CniError> {
+    let network = &record.key.network;
+    let near = Rtnl::open().and_then(|mut rtnl| rtnl.link(&made.near));
+    if near.map_err(CniError::link(network, "look up", &made.near))?.is_some() {
+        return Ok(true);
+    }
     if !made.reservations.exists() {
         return Ok(false);
     }
-    let all = Reservations::lock(&record.key.network, &made.reservations, patience)?;
+    let all = Reservations::lock(network, &made.reservations, patience)?;
     let owner = Owner { id: &record.key.id, ifname: &record.key.ifname };
     Ok(made.addresses.iter().any(|address| all.holds(owner, *address)))
 }

@@ -161,6 +161,15 @@ fn a_daemon_that_restarts_finds_what_it_made_and_a_flush_is_mended() {
         assert!(host_asks(LOOPBACK, 8080).is_ok(), "everybody's, with the next pod");
         cni.check(&a.attachment).await.unwrap();
 
+        run("nft", &["flush", "ruleset"]);
+        drop(cni);
+        let cni = alone(&node).await;
+        let mut tries = 0;
+        while host_asks(LOOPBACK, 8080).is_err() {
+            tries += 1;
+            assert!(tries < 100, "by the next daemon, at its start");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
         drop(cni);
         fs::remove_dir_all(node.dir.join("cache")).unwrap();
         fs::remove_file(node.dir.join("net.d/net.conflist")).unwrap();
@@ -289,6 +298,23 @@ fn what_another_program_detached_makes_room() {
         cni.del(&a.attachment).await.unwrap();
         assert!(host_asks(LOOPBACK, 8080).is_ok(), "the late DEL hits nobody else");
         cni.check(&b.attachment).await.unwrap();
+    });
+}
+
+#[test]
+fn an_address_whose_reservation_was_lost_is_not_given_twice() {
+    on_node(|node| async move {
+        let ranges = json!([[{"subnet": "10.22.0.0/29"}]]);
+        node.usual("net", &[("ipam.ranges", ranges)]);
+        let cni = alone(&node).await;
+        let (a, b) = (node.pod("a").publish(8080, 80), node.pod("b"));
+        a.add(&cni).await.unwrap();
+        fs::remove_dir_all(node.dir.join("ipam")).unwrap();
+        let added = b.add(&cni).await.unwrap();
+        assert_eq!(address(&added), Ipv4Addr::new(10, 22, 0, 3));
+        assert!(ping(&a.netns, address(&added)));
+        let error = node.pod("c").publish(8080, 80).add(&cni).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "nor is its port: {error}");
     });
 }
 
