@@ -3,8 +3,11 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::process::Command;
 
-use pouch_cni::{Cni, CniConfig, CniError, NativeUse, PluginFailure, ValidAttachment, Way};
+use pouch_cni::{
+    Bandwidth, Cni, CniConfig, CniError, NativeUse, PluginFailure, ValidAttachment, Way,
+};
 use serde_json::{Value, json};
 
 use crate::rig::{
@@ -284,6 +287,73 @@ fn other_kinds_of_networks_are_executed() {
             cni.del(&pod.attachment).await.unwrap();
             assert!(node.reserved(name).is_empty(), "{name}");
         }
+    });
+}
+
+#[test]
+fn who_asks_for_limits_gets_the_plugins_and_others_do_not() {
+    with_plugins(|node| async move {
+        ip("link add probe type veth peer name eborp");
+        let tbf = [
+            "qdisc", "add", "dev", "probe", "root", "tbf", "rate", "1mbit", "burst", "10k",
+            "latency", "9ms",
+        ];
+        let able = Command::new("tc").args(tbf).output().is_ok_and(|o| o.status.success())
+            && Command::new("ip")
+                .args(["link", "add", "ifb9", "type", "ifb"])
+                .status()
+                .is_ok_and(|s| s.success());
+        if !able {
+            println!("skipped: this kernel has no tbf or no ifb");
+            return;
+        }
+        let bandwidth = json!({"type": "bandwidth", "capabilities": {"bandwidth": true}});
+        node.network("net", "1.0.0", &json!([node.bridge(&[]), portmap(), bandwidth]));
+        let cni = node.cni(NativeUse::Yes).await;
+        assert_eq!(cni.status().await.unwrap().way, Way::Native);
+        let (mut a, b) = (node.pod("a").publish(8080, 80), node.pod("b").publish(8081, 80));
+        a.attachment.bandwidth = Some(Bandwidth {
+            ingress_rate: 8_000_000,
+            ingress_burst: 8_000_000,
+            egress_rate: 8_000_000,
+            egress_burst: 8_000_000,
+        });
+        let before = run("tc", &["qdisc", "show"]).matches("tbf").count();
+        a.add(&cni).await.unwrap();
+        b.add(&cni).await.unwrap();
+        let limits = || run("tc", &["qdisc", "show"]).matches("tbf").count();
+        assert_eq!(limits(), before + 2, "both ways of one pod");
+        assert!(run("iptables-save", &["-t", "nat"]).contains("8080"), "executed");
+        assert!(run("nft", &["list", "table", "inet", "pouch_cni"]).contains("8081"), "native");
+        for pod in [&a, &b] {
+            cni.del(&pod.attachment).await.unwrap();
+        }
+        assert_eq!(limits(), before);
+        assert!(node.reserved("net").is_empty());
+    });
+}
+
+#[test]
+fn a_network_without_a_bridge_is_executed() {
+    with_plugins(|node| async move {
+        let probe = ["link", "add", "probe", "link", "lan0", "type", "macvlan"];
+        if !Command::new("ip").args(probe).output().is_ok_and(|o| o.status.success()) {
+            println!("skipped: this kernel has no macvlan");
+            return;
+        }
+        ip("link del probe");
+        let ipam = json!({"type": "host-local", "dataDir": node.dir.join("ipam"),
+            "subnet": "10.99.0.0/24", "rangeStart": "10.99.0.50"});
+        let macvlan = json!([{"type": "macvlan", "master": "lan0", "ipam": ipam}]);
+        node.network("flat", "1.0.0", &macvlan);
+        let cni = node.cni(NativeUse::Yes).await;
+        assert_eq!(cni.status().await.unwrap().way, Way::Executed);
+        let pod = node.pod("a");
+        pod.add(&cni).await.unwrap();
+        assert!(ping(&pod.netns, NEIGHBOUR));
+        cni.check(&pod.attachment).await.unwrap();
+        cni.del(&pod.attachment).await.unwrap();
+        assert!(node.reserved("flat").is_empty());
     });
 }
 
