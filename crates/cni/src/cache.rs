@@ -122,6 +122,8 @@ impl Cache {
     /// All attachments in the cache, whoever made them.
     pub(crate) fn all(&self) -> Vec<Cached> {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        // A hidden one is a write that a crash cut short.
+        let entries = entries.filter(|e| !e.file_name().as_encoded_bytes().starts_with(b"."));
         let mut all: Vec<_> =
             entries.take(MAX_FILES).filter_map(|entry| read(&entry.path())).collect();
         all.sort_by(|a, b| a.network_name.cmp(&b.network_name));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pouch_netns::{Netns, NetnsError};
+use pouch_network::nft;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
@@ -22,7 +23,7 @@ use crate::version::SpecVersion;
 /// Whether the usual networks are made in-process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NativeUse {
-    /// Where the configuration is wholly understood.
+    /// Where the configuration is wholly understood and the program `nft` is installed.
     Yes,
     /// Never: every list is executed.
     No,
@@ -139,7 +140,7 @@ impl Cni {
     pub async fn status(&self) -> Result<Status, CniError> {
         let list = self.inner.list(None).await?;
         let (network, version) = (list.name.clone(), list.version);
-        if self.inner.native_use == NativeUse::Yes && native::is_native(&list) {
+        if self.inner.native_use() == NativeUse::Yes && native::is_native(&list) {
             return Ok(Status { network, version, way: Way::Native });
         }
         for plugin in &list.plugins {
@@ -258,6 +259,11 @@ impl Inner {
         spawn_blocking(look).await.map_err(|_| panicked("all"))?
     }
 
+    /// Without nft the rules of native networks cannot be made; the plugins may use iptables.
+    fn native_use(&self) -> NativeUse {
+        if nft::is_installed() { self.native_use } else { NativeUse::No }
+    }
+
     fn ipam_is_there(
         &self,
         list: &NetworkList,
@@ -301,7 +307,7 @@ impl Inner {
             capability_args: attachment.capability_args(),
         };
         self.native.vacate(&key, &call.netns).await?;
-        let plan = match self.native_use {
+        let plan = match self.native_use() {
             NativeUse::Yes => native::plan(&list, &call),
             NativeUse::No => None,
         };
@@ -554,7 +560,7 @@ impl Inner {
             Err(error) => return Err(CniError::netns(&list.name)(error)),
         }
         if target.record.is_none()
-            && self.native_use == NativeUse::Yes
+            && self.native_use() == NativeUse::Yes
             && let Some(plan) = native::plan(&list, &call)
             && list.plugins.iter().any(|plugin| self.plugins.find(&plugin.kind).is_err())
         {
@@ -654,7 +660,7 @@ impl Inner {
         let begun = begun.map(|record| (record.key.id, record.key.ifname));
         let given = valid.iter().map(|one| (one.id.clone(), one.ifname.clone()));
         let living: HashSet<_> = given.chain(others).chain(begun).collect();
-        if self.native_use == NativeUse::Yes && native::is_native(list) {
+        if self.native_use() == NativeUse::Yes && native::is_native(list) {
             return self.native.collect(list, living).await;
         }
         let mut attachments: Vec<_> = living.into_iter().collect();
