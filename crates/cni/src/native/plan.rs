@@ -363,5 +363,9 @@ pub(super) fn release(
         return Ok(());
     }
     let all = Reservations::lock(network, &made.reservations, patience)?;
+    if made.addresses.is_empty() {
+        // A crash may have come between a reservation and its record.
+        return all.release_all(owner);
+    }
     all.release(owner, &made.addresses)
 }

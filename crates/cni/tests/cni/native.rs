@@ -302,6 +302,30 @@ fn what_another_program_detached_makes_room() {
 }
 
 #[test]
+fn what_a_crash_left_half_made_is_undone_by_the_next_add_or_del() {
+    on_node(|node| async move {
+        node.usual("net", &[]);
+        let cni = alone(&node).await;
+        let a = node.pod("a");
+        a.add(&cni).await.unwrap();
+        drop(cni);
+        // As if the crash had come after the reservation, before the record told of it.
+        let path = node.dir.join("state/attachments/a+eth0+net");
+        let mut record: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        record["how"]["native"]["addresses"] = json!([]);
+        fs::write(&path, record.to_string()).unwrap();
+        fs::remove_file(node.dir.join("cache/results/net-a-eth0")).unwrap();
+        let cni = alone(&node).await;
+        let added = a.add(&cni).await.unwrap();
+        assert_eq!(node.reserved("net"), [address(&added).to_string()]);
+        assert!(ping(&a.netns, GATEWAY));
+        cni.del(&a.attachment).await.unwrap();
+        assert!(node.reserved("net").is_empty());
+    });
+}
+
+#[test]
 fn an_address_whose_reservation_was_lost_is_not_given_twice() {
     on_node(|node| async move {
         let ranges = json!([[{"subnet": "10.22.0.0/29"}]]);
