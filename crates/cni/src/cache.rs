@@ -66,6 +66,15 @@ impl Cached {
     }
 }
 
+impl Cached {
+    /// Whether the result has an interface of that name.
+    pub(crate) fn mentions(&self, interface: &str) -> bool {
+        let all = self.result.get("interfaces").and_then(Value::as_array);
+        let name = |one: &Value| one.get("name").is_some_and(|name| name == interface);
+        all.is_some_and(|all| all.iter().any(name))
+    }
+}
+
 /// The directory of results.
 #[derive(Debug)]
 pub(crate) struct Cache {
@@ -113,6 +122,8 @@ impl Cache {
     /// All attachments in the cache, whoever made them.
     pub(crate) fn all(&self) -> Vec<Cached> {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        // A hidden one is a write that a crash cut short.
+        let entries = entries.filter(|e| !e.file_name().as_encoded_bytes().starts_with(b"."));
         let mut all: Vec<_> =
             entries.take(MAX_FILES).filter_map(|entry| read(&entry.path())).collect();
         all.sort_by(|a, b| a.network_name.cmp(&b.network_name));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pouch_netns::{Netns, NetnsError};
+use pouch_network::nft;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
@@ -12,7 +13,7 @@ use crate::attachment::{Added, Attachment, ValidAttachment};
 use crate::cache::{Cache, Cached};
 use crate::config::{Configurations, NetworkList, Use};
 use crate::error::{CniError, PluginFailure, Stage};
-use crate::locks::Locks;
+use crate::locks::{Held, Locks};
 use crate::native::{self, Native};
 use crate::plugin::{Call, Deadlines, Plugins};
 use crate::record::{How, Key, Record, Records};
@@ -22,7 +23,7 @@ use crate::version::SpecVersion;
 /// Whether the usual networks are made in-process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NativeUse {
-    /// Where the configuration is wholly understood.
+    /// Where the configuration is wholly understood and the program `nft` is installed.
     Yes,
     /// Never: every list is executed.
     No,
@@ -93,7 +94,7 @@ struct Inner {
     cache: Cache,
     records: Arc<Records>,
     native_use: NativeUse,
-    native: Native,
+    native: Arc<Native>,
     locks: Arc<Locks>,
 }
 
@@ -106,7 +107,8 @@ struct Target {
 }
 
 impl Cni {
-    /// Reads the records. Neither directory of the configuration need exist.
+    /// Reads the records, and mends in the background what they tell of: rules that were flushed,
+    /// pairs that were to be removed. Neither directory of the configuration need exist.
     ///
     /// # Errors
     /// [`CniError::File`] when the records cannot be read.
@@ -120,11 +122,12 @@ impl Cni {
             configurations: Configurations::new(config.conf_dir),
             plugins: Plugins::new(config.bin_dirs, config.deadlines),
             cache: Cache::new(&config.cache_dir),
-            native: Native::new(Arc::clone(&records), config.deadlines.del),
+            native: Arc::new(Native::new(Arc::clone(&records), config.deadlines.del)),
             records,
             native_use: config.native,
             locks: Arc::default(),
         };
+        inner.native.resume();
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -137,7 +140,7 @@ impl Cni {
     pub async fn status(&self) -> Result<Status, CniError> {
         let list = self.inner.list(None).await?;
         let (network, version) = (list.name.clone(), list.version);
-        if self.inner.native_use == NativeUse::Yes && native::is_native(&list) {
+        if self.inner.native_use() == NativeUse::Yes && native::is_native(&list) {
             return Ok(Status { network, version, way: Way::Native });
         }
         for plugin in &list.plugins {
@@ -159,9 +162,12 @@ impl Cni {
     /// # Errors
     /// [`CniError`]; nothing is left then. [`CniError::Attached`] when it is attached already.
     pub async fn add(&self, attachment: &Attachment) -> Result<Added, CniError> {
-        attachment.validate()?;
-        let (inner, attachment) = (Arc::clone(&self.inner), attachment.clone());
-        to_the_end(async move { inner.add(&attachment).await }).await
+        let (inner, attachment, held) = self.turn(attachment).await?;
+        to_the_end(async move {
+            let _held = held;
+            inner.add(&attachment).await
+        })
+        .await
     }
 
     /// Whether the attachment is as ADD made it.
@@ -170,9 +176,12 @@ impl Cni {
     /// [`CniError::Differs`] or the plugin's, when it is not; [`CniError::NoCheck`] for networks
     /// before 0.4.0.
     pub async fn check(&self, attachment: &Attachment) -> Result<(), CniError> {
-        attachment.validate()?;
-        let (inner, attachment) = (Arc::clone(&self.inner), attachment.clone());
-        to_the_end(async move { inner.check(&attachment).await }).await
+        let (inner, attachment, held) = self.turn(attachment).await?;
+        to_the_end(async move {
+            let _held = held;
+            inner.check(&attachment).await
+        })
+        .await
     }
 
     /// Detaches the pod. Nothing that is not there is an error. Goes on when the future is dropped.
@@ -180,9 +189,22 @@ impl Cni {
     /// # Errors
     /// [`CniError`] when something may be left; it can be tried again.
     pub async fn del(&self, attachment: &Attachment) -> Result<(), CniError> {
+        let (inner, attachment, held) = self.turn(attachment).await?;
+        to_the_end(async move {
+            let _held = held;
+            inner.del(&attachment).await
+        })
+        .await
+    }
+
+    /// Waits until nobody else works on the attachment. Who leaves here has changed nothing.
+    async fn turn(
+        &self,
+        attachment: &Attachment,
+    ) -> Result<(Arc<Inner>, Attachment, Held), CniError> {
         attachment.validate()?;
-        let (inner, attachment) = (Arc::clone(&self.inner), attachment.clone());
-        to_the_end(async move { inner.del(&attachment).await }).await
+        let held = self.inner.locks.hold(&attachment.id, &attachment.ifname).await;
+        Ok((Arc::clone(&self.inner), attachment.clone(), held))
     }
 
     /// Detaches what this daemon attached and is not among `valid`, and lets networks of version
@@ -194,6 +216,16 @@ impl Cni {
     pub async fn gc(&self, valid: &[ValidAttachment]) -> Result<(), CniError> {
         let (inner, valid) = (Arc::clone(&self.inner), valid.to_vec());
         to_the_end(async move { inner.gc(&valid).await }).await
+    }
+
+    /// Removes what a DEL has only cut off yet. A native DEL takes the host's and the pod's end of the
+    /// pair from the bridge's traffic at once and removes them about a second later, since that
+    /// waits for the kernel, and mostly the pod's namespace, removed meanwhile, takes them along.
+    ///
+    /// # Errors
+    /// [`CniError::Link`]; the next [`Cni::open`] tries again.
+    pub async fn settle(&self) -> Result<(), CniError> {
+        self.inner.native.settle().await
     }
 
     /// Removes the packet rules of native networks if no attachment of this daemon needs them.
@@ -227,6 +259,11 @@ impl Inner {
         spawn_blocking(look).await.map_err(|_| panicked("all"))?
     }
 
+    /// Without nft the rules of native networks cannot be made; the plugins may use iptables.
+    fn native_use(&self) -> NativeUse {
+        if nft::is_installed() { self.native_use } else { NativeUse::No }
+    }
+
     fn ipam_is_there(
         &self,
         list: &NetworkList,
@@ -245,7 +282,6 @@ impl Inner {
     }
 
     async fn add(self: &Arc<Self>, attachment: &Attachment) -> Result<Added, CniError> {
-        let _held = self.locks.hold(&attachment.id, &attachment.ifname).await;
         let list = self.list(attachment.network.as_deref()).await?;
         let key = Key {
             id: attachment.id.clone(),
@@ -257,7 +293,7 @@ impl Inner {
             let Key { id, ifname, network } = key;
             return Err(CniError::Attached { network, id, ifname });
         }
-        if let Some(record) = self.records.get(&key) {
+        if let Some(record) = self.records.get(&key).filter(|record| !record.is_leaving()) {
             // An ADD that did not come to its end.
             tracing::info!(id = key.id, network = key.network, "what a crash left is undone first");
             let target = Target { key: key.clone(), record: Some(record), cached: None };
@@ -270,7 +306,8 @@ impl Inner {
             args: attachment.args.clone(),
             capability_args: attachment.capability_args(),
         };
-        let plan = match self.native_use {
+        self.native.vacate(&key, &call.netns).await?;
+        let plan = match self.native_use() {
             NativeUse::Yes => native::plan(&list, &call),
             NativeUse::No => None,
         };
@@ -394,10 +431,11 @@ impl Inner {
             .all()
             .into_iter()
             .filter(|record| wanted(&record.key))
-            .map(|record| Target {
-                key: record.key.clone(),
-                cached: self.cache.get(&record.key.network, id, ifname),
-                record: Some(record),
+            .map(|record| {
+                let cached = self.cache.get(&record.key.network, id, ifname);
+                // One that we detached may be attached anew by another runtime.
+                let anew = record.is_leaving() && cached.is_some();
+                Target { key: record.key.clone(), cached, record: (!anew).then_some(record) }
             })
             .collect();
         if !known.is_empty() {
@@ -428,7 +466,6 @@ impl Inner {
     }
 
     async fn del(self: &Arc<Self>, attachment: &Attachment) -> Result<(), CniError> {
-        let _held = self.locks.hold(&attachment.id, &attachment.ifname).await;
         let mut first = Ok(());
         for target in self.targets(attachment).await? {
             let done = self.del_one(&target, attachment).await;
@@ -485,12 +522,23 @@ impl Inner {
         attachment: &Attachment,
     ) -> Result<(), CniError> {
         let key = &target.key;
+        if target.record.as_ref().is_some_and(Record::is_leaving) {
+            // We detached it a moment ago.
+            return Ok(());
+        }
         let mut call = Self::call_of(target, attachment);
         if let Some(record) = &target.record
-            && matches!(record.how, How::Native(_))
+            && let How::Native(made) = &record.how
         {
-            self.native.del(record, &call).await?;
-            return self.cache.remove(&key.network, &key.id, &key.ifname);
+            self.native.del(record).await?;
+            let cached = target.cached.as_ref();
+            let Some(cached) = cached.filter(|cached| !cached.mentions(&made.near)) else {
+                return self.cache.remove(&key.network, &key.id, &key.ifname);
+            };
+            // Another runtime detached it and attached it anew.
+            let (key, cached) = (key.clone(), Some(cached.clone()));
+            let theirs = Target { key, record: None, cached };
+            return Box::pin(self.del_one(&theirs, attachment)).await;
         }
         let list = match self.list_of(target).await {
             Ok(list) => list,
@@ -512,7 +560,7 @@ impl Inner {
             Err(error) => return Err(CniError::netns(&list.name)(error)),
         }
         if target.record.is_none()
-            && self.native_use == NativeUse::Yes
+            && self.native_use() == NativeUse::Yes
             && let Some(plan) = native::plan(&list, &call)
             && list.plugins.iter().any(|plugin| self.plugins.find(&plugin.kind).is_err())
         {
@@ -530,11 +578,10 @@ impl Inner {
         }
         first?;
         self.cache.remove(&key.network, &key.id, &key.ifname)?;
-        self.records.remove(key)
+        if target.record.is_some() { self.records.remove(key) } else { Ok(()) }
     }
 
     async fn check(self: &Arc<Self>, attachment: &Attachment) -> Result<(), CniError> {
-        let _held = self.locks.hold(&attachment.id, &attachment.ifname).await;
         for target in self.targets(attachment).await? {
             self.check_one(&target, attachment).await?;
         }
@@ -574,13 +621,14 @@ impl Inner {
     async fn gc(self: &Arc<Self>, valid: &[ValidAttachment]) -> Result<(), CniError> {
         let valid: HashSet<&ValidAttachment> = valid.iter().collect();
         let mut first = Ok(());
-        for record in self.records.all() {
+        for record in self.records.all().into_iter().filter(|record| !record.is_leaving()) {
             let Key { id, ifname, network } = record.key;
             if valid.contains(&ValidAttachment { id: id.clone(), ifname: ifname.clone() }) {
                 continue;
             }
             tracing::info!(id, ifname, network, "an attachment that nobody wants");
             let stale = Attachment { id, ifname, network: Some(network), ..Attachment::default() };
+            let _held = self.locks.hold(&stale.id, &stale.ifname).await;
             first = first.and(self.del(&stale).await);
         }
         let inner = Arc::clone(self);
@@ -604,11 +652,15 @@ impl Inner {
         let cached = cached.map_err(|_| panicked(&list.name))?;
         let others = cached.into_iter().filter(|cached| cached.network_name == list.name);
         let others = others.map(|cached| (cached.container_id, cached.if_name));
-        let begun = self.records.all().into_iter().filter(|r| r.key.network == list.name);
+        let begun = self
+            .records
+            .all()
+            .into_iter()
+            .filter(|r| r.key.network == list.name && !r.is_leaving());
         let begun = begun.map(|record| (record.key.id, record.key.ifname));
         let given = valid.iter().map(|one| (one.id.clone(), one.ifname.clone()));
         let living: HashSet<_> = given.chain(others).chain(begun).collect();
-        if self.native_use == NativeUse::Yes && native::is_native(list) {
+        if self.native_use() == NativeUse::Yes && native::is_native(list) {
             return self.native.collect(list, living).await;
         }
         let mut attachments: Vec<_> = living.into_iter().collect();

@@ -1,7 +1,7 @@
 //! Networks of Kubernetes pods by CNI, specification 1.1.
 //!
 //! [`Cni`] finds the configuration of a network, attaches pods to it and detaches them. The usual
-//! networks (`bridge` with `host-local`, `portmap`) are made in-process by [`native`], some
+//! networks (`bridge` with `host-local`, `portmap`) are made in-process (module `native`), some
 //! milliseconds each; every other list is executed plugin by plugin, as libcni does it.
 //!
 //! What holds whatever the way:

@@ -35,6 +35,11 @@ pub(crate) struct Key {
 pub(crate) enum How {
     Executed,
     Native(Made),
+    /// Detached natively; the pair, cut off from the bridge's traffic, is still to be removed.
+    Leaving {
+        bridge: String,
+        near: String,
+    },
 }
 
 /// What a native attachment consists of.
@@ -63,6 +68,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Whether it is detached, but for its pair.
+    pub(crate) const fn is_leaving(&self) -> bool {
+        matches!(self.how, How::Leaving { .. })
+    }
+
     pub(crate) fn call(&self) -> Call {
         Call {
             id: self.key.id.clone(),
@@ -120,15 +130,59 @@ impl Records {
         let path = self.path(&record.key);
         let bytes = serde_json::to_vec(&record)
             .map_err(|source| CniError::Malformed { path: path.clone(), source })?;
-        write(&path, &bytes)?;
-        self.with(|all| all.insert(record.key.clone(), record));
-        Ok(())
+        self.with(|all| {
+            write(&path, &bytes)?;
+            all.insert(record.key.clone(), record);
+            Ok(())
+        })
+    }
+
+    /// Writes a native attachment with its elements, unless another claims one of their keys: then
+    /// gives that one.
+    pub(crate) fn claim(&self, record: Record, made: Made) -> Result<Option<Record>, CniError> {
+        let collides = |other: &Record| match &other.how {
+            How::Native(theirs) => {
+                other.key != record.key
+                    && theirs.elements.iter().any(|a| made.elements.iter().any(|b| a.collides(b)))
+            }
+            How::Executed | How::Leaving { .. } => false,
+        };
+        let record = Record { how: How::Native(made.clone()), ..record.clone() };
+        let holder = self.with(|all| {
+            let holder = all.values().find(|other| collides(other)).cloned();
+            if holder.is_none() {
+                // At once, so that two who want the same cannot both have it.
+                all.insert(record.key.clone(), record.clone());
+            }
+            holder
+        });
+        if holder.is_none() {
+            self.put(record)?;
+        }
+        Ok(holder)
     }
 
     pub(crate) fn remove(&self, key: &Key) -> Result<(), CniError> {
-        remove(&self.path(key))?;
-        self.with(|all| all.remove(key));
-        Ok(())
+        self.with(|all| {
+            remove(&self.path(key))?;
+            all.remove(key);
+            Ok(())
+        })
+    }
+
+    /// Removes the record of a detached attachment, unless it has become another's.
+    pub(crate) fn remove_leaving(&self, key: &Key, pair: &str) -> Result<(), CniError> {
+        self.with(|all| {
+            let same = all.get(key).is_some_and(|record| match &record.how {
+                How::Leaving { near, .. } => near == pair,
+                How::Executed | How::Native(_) => false,
+            });
+            if same {
+                remove(&self.path(key))?;
+                all.remove(key);
+            }
+            Ok(())
+        })
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Record> {
@@ -140,18 +194,12 @@ impl Records {
     }
 
     /// Native attachments of which `concerned` is true, but for `own`.
-    pub(crate) fn native_where(
-        &self,
-        own: &Key,
-        concerned: impl Fn(&Made) -> bool,
-    ) -> Vec<(Record, Made)> {
-        let native = |record: &Record| match &record.how {
-            How::Native(made) if record.key != *own && concerned(made) => {
-                Some((record.clone(), made.clone()))
-            }
-            How::Native(_) | How::Executed => None,
+    pub(crate) fn native_where(&self, own: &Key, concerned: impl Fn(&Made) -> bool) -> Vec<Record> {
+        let native = |record: &&Record| match &record.how {
+            How::Native(made) => record.key != *own && concerned(made),
+            How::Executed | How::Leaving { .. } => false,
         };
-        self.with(|all| all.values().filter_map(native).collect())
+        self.with(|all| all.values().filter(native).cloned().collect())
     }
 }
 

@@ -78,6 +78,12 @@ fn program() -> Result<PathBuf, RulesetError> {
         .ok_or(RulesetError::Missing)
 }
 
+/// Whether the program is there.
+#[must_use]
+pub fn is_installed() -> bool {
+    program().is_ok()
+}
+
 async fn run(arguments: &[&str], input: &str) -> Result<Vec<u8>, RulesetError> {
     let program = program()?;
     let failed = |source| RulesetError::Run { program: program.display().to_string(), source };

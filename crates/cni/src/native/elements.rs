@@ -5,6 +5,8 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pouch_network::netfilter::{attribute, attributes, check, messages, open};
@@ -182,84 +184,114 @@ fn message(into: &mut Vec<u8>, kind: u16, flags: u16, family: u8, resource: u16,
     into.extend(body);
 }
 
-/// Makes the changes, all or none.
-fn transaction(changes: &[(u16, u16, Vec<u8>)]) -> io::Result<()> {
-    let mut batch = Vec::new();
-    message(&mut batch, BATCH_BEGIN, 0, 0, SUBSYSTEM, &[]);
-    for (kind, flags, body) in changes {
-        message(&mut batch, *kind, ACK | flags, INET, 0, body);
-    }
-    message(&mut batch, BATCH_END, 0, 0, SUBSYSTEM, &[]);
-    ask(&batch, changes.len()).map(drop)
+/// The way to the kernel's tables: one socket for good, of the namespace that first used it.
+///
+/// To close a socket of nfnetlink waits until what was deleted before is freed, an RCU grace period
+/// or two; kept open, that happens beside us.
+#[derive(Debug, Default)]
+pub(crate) struct Channel {
+    socket: Mutex<Option<OwnedFd>>,
 }
 
-/// Sends and reads until `answers` acknowledgements or a refusal came. Gives the first message that
-/// came with content.
-fn ask(request: &[u8], answers: usize) -> io::Result<Option<Vec<u8>>> {
-    let socket = open(SocketFlags::empty())?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(DEADLINE))?;
-    sendto(&socket, request, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-    let mut buffer = vec![0; BUFFER];
-    let (mut waiting, mut content) = (answers, None);
-    while waiting > 0 {
-        let (_, length) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-        for (kind, body) in messages(buffer.get(..length).unwrap_or_default()) {
-            if kind == ERROR {
-                check(body)?;
-                waiting = waiting.saturating_sub(1);
-            } else if content.is_none() {
-                content = Some(body.to_vec());
+impl Channel {
+    /// Makes the changes, all or none.
+    fn transaction(&self, changes: &[(u16, u16, Vec<u8>)]) -> io::Result<()> {
+        let mut batch = Vec::new();
+        message(&mut batch, BATCH_BEGIN, 0, 0, SUBSYSTEM, &[]);
+        for (kind, flags, body) in changes {
+            message(&mut batch, *kind, ACK | flags, INET, 0, body);
+        }
+        message(&mut batch, BATCH_END, 0, 0, SUBSYSTEM, &[]);
+        self.ask(&batch, changes.len()).map(drop)
+    }
+
+    /// Sends and reads until `answers` acknowledgements or a refusal came. Gives the first message
+    /// that came with content.
+    fn ask(&self, request: &[u8], answers: usize) -> io::Result<Option<Vec<u8>>> {
+        let mut place = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = match place.take() {
+            Some(socket) => socket,
+            None => {
+                let socket = open(SocketFlags::empty())?;
+                set_socket_timeout(&socket, Timeout::Recv, Some(DEADLINE))?;
+                socket
+            }
+        };
+        let mut buffer = vec![0; BUFFER];
+        // What is left of a request that was refused.
+        while recv(&socket, &mut buffer[..], RecvFlags::DONTWAIT).is_ok() {}
+        sendto(&socket, request, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        let (mut waiting, mut content, mut told) = (answers, None, Ok(()));
+        while waiting > 0 && told.is_ok() {
+            // An answer that did not come may come later: such a socket is not kept.
+            let (_, length) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+            for (kind, body) in messages(buffer.get(..length).unwrap_or_default()) {
+                if kind == ERROR {
+                    told = told.and_then(|()| check(body));
+                    waiting = waiting.saturating_sub(1);
+                } else if content.is_none() {
+                    content = Some(body.to_vec());
+                }
             }
         }
+        *place = Some(socket);
+        told.map(|()| content)
     }
-    Ok(content)
-}
 
-/// Adds all of `elements` with `owner` as their comment.
-///
-/// `ENOENT` says that the table is not (wholly) there, `EBUSY` that a key leads elsewhere already.
-pub(crate) fn add(elements: &[Element], owner: &str) -> io::Result<()> {
-    if elements.is_empty() {
-        return Ok(());
+    /// Adds all of `elements` with `owner` as their comment.
+    ///
+    /// `ENOENT` says that the table is not (wholly) there, `EBUSY` that a key leads elsewhere.
+    pub(crate) fn add(&self, elements: &[Element], owner: &str) -> io::Result<()> {
+        if elements.is_empty() {
+            return Ok(());
+        }
+        let form = Form::Whole { owner };
+        let changes: Vec<_> =
+            elements.iter().map(|e| (NEW_ELEMENT, CREATE, e.attributes(form))).collect();
+        self.transaction(&changes)
     }
-    let form = Form::Whole { owner };
-    let changes: Vec<_> =
-        elements.iter().map(|e| (NEW_ELEMENT, CREATE, e.attributes(form))).collect();
-    transaction(&changes)
-}
 
-/// Takes all of `elements` away; those that are not there are no error.
-pub(crate) fn remove(elements: &[Element]) -> io::Result<()> {
-    if elements.is_empty() {
-        return Ok(());
+    /// Takes all of `elements` away; those that are not there are no error.
+    pub(crate) fn remove(&self, elements: &[Element]) -> io::Result<()> {
+        if elements.is_empty() {
+            return Ok(());
+        }
+        let change = |e: &Element| (DELETE_ELEMENT, 0, e.attributes(Form::Key));
+        let all: Vec<_> = elements.iter().map(change).collect();
+        match self.transaction(&all) {
+            Err(error) if is_missing(&error) => {}
+            other => return other,
+        }
+        // Some are missing: one by one, then.
+        for one in all {
+            match self.transaction(&[one]) {
+                Err(error) if !is_missing(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
-    let change = |e: &Element| (DELETE_ELEMENT, 0, e.attributes(Form::Key));
-    let all: Vec<_> = elements.iter().map(change).collect();
-    match transaction(&all) {
-        Err(error) if is_missing(&error) => {}
-        other => return other,
-    }
-    // Some are missing: one by one, then.
-    for one in all {
-        match transaction(&[one]) {
-            Err(error) if !is_missing(&error) => return Err(error),
-            _ => {}
+
+    /// Whether the element is there and leads where it should.
+    pub(crate) fn has(&self, element: &Element) -> io::Result<bool> {
+        let mut request = Vec::new();
+        message(&mut request, GET_ELEMENT, ACK, INET, 0, &element.attributes(Form::Key));
+        match self.ask(&request, 1) {
+            Err(error) if is_missing(&error) => Ok(false),
+            Err(error) => Err(error),
+            // After the header of nfnetlink.
+            Ok(listed) => Ok(listed
+                .is_some_and(|body| body.get(4..).is_some_and(|listing| leads(listing, element)))),
         }
     }
-    Ok(())
-}
 
-/// Whether the element is there and leads where it should.
-pub(crate) fn is_there(element: &Element) -> io::Result<bool> {
-    let mut request = Vec::new();
-    message(&mut request, GET_ELEMENT, ACK, INET, 0, &element.attributes(Form::Key));
-    match ask(&request, 1) {
-        Err(error) if is_missing(&error) => Ok(false),
-        Err(error) => Err(error),
-        // After the header of nfnetlink.
-        Ok(listed) => {
-            Ok(listed
-                .is_some_and(|body| body.get(4..).is_some_and(|listing| leads(listing, element))))
+    /// Removes the table; an absent one is no error.
+    pub(crate) fn remove_table(&self) -> io::Result<()> {
+        let mut name = Vec::new();
+        put(&mut name, 1, &text(TABLE));
+        match self.transaction(&[(DELETE_TABLE, 0, name)]) {
+            Err(error) if is_missing(&error) => Ok(()),
+            other => other,
         }
     }
 }
@@ -278,16 +310,6 @@ fn leads(listing: &[u8], element: &Element) -> bool {
             attribute(found, VERDICT_CHAIN) == attribute(wanted, VERDICT_CHAIN)
         }
         (found, wanted) => found == wanted,
-    }
-}
-
-/// Removes the table; an absent one is no error.
-pub(crate) fn remove_table() -> io::Result<()> {
-    let mut name = Vec::new();
-    put(&mut name, 1, &text(TABLE));
-    match transaction(&[(DELETE_TABLE, 0, name)]) {
-        Err(error) if is_missing(&error) => Ok(()),
-        other => other,
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
@@ -14,7 +14,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use pouch_network::links::{
     await_carrier, delete, is_bridge, link_with, new_address, new_route, raise, set_flags,
 };
-use pouch_network::rtnl::{Rtnl, name_of};
+use pouch_network::rtnl::{Rtnl, is_absent, name_of};
 
 use super::recipe::{Bridge, Gateway, OtherAddress, Promiscuous};
 use crate::cidr::Cidr;
@@ -311,6 +311,33 @@ pub(crate) fn settle(network: &str, rtnl: &mut Rtnl, near: &str) -> Result<Seen,
 pub(crate) fn route_localnet(network: &str, bridge: &str) -> Result<(), CniError> {
     turn_on(&format!("ipv4/conf/{bridge}/route_localnet"))
         .map_err(CniError::link(network, "set up", bridge))
+}
+
+/// What became of a port that was to be cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// No frame passes it any more.
+    Off,
+    /// It was not there.
+    Gone,
+}
+
+/// Lets no frame pass the port any more. Unlike its removal, and unlike taking it down, this waits
+/// for no RCU grace period, tens of milliseconds with the lock that every change of links needs.
+pub(crate) fn cut(rtnl: &mut Rtnl, near: &str) -> io::Result<Cut> {
+    const PROTINFO: u16 = 12;
+    const DISABLED: u8 = 0;
+    let Some(link) = rtnl.link(near)? else { return Ok(Cut::Gone) };
+    // As an attribute of the link's own (IFLA_BRPORT_STATE in IFLA_LINKINFO) it would be undone by the
+    // notice of the change; any other state is undone where no spanning tree protocol is spoken.
+    let state = LinkAttribute::ProtoInfoUnknown(DefaultNla::new(PROTINFO, vec![DISABLED]));
+    let mut port = link_with(vec![state]);
+    port.header.interface_family = AddressFamily::Bridge;
+    port.header.index = link.header.index;
+    match rtnl.change(RouteNetlinkMessage::SetLink(port), 0) {
+        Err(error) if is_absent(&error) => Ok(Cut::Gone),
+        other => other.map(|()| Cut::Off),
+    }
 }
 
 /// Removes the host's end, and with it the pod's, if it is (still) a port of the bridge.

@@ -5,7 +5,6 @@
 //! field for. Go matches keys without regard to case and takes much that is odd; whatever is odd
 //! here is left to the plugins, which know what they make of it.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -25,12 +24,6 @@ use crate::result::Dns;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct BridgeFile {
-    #[serde(rename = "type")]
-    _kind: String,
-    #[serde(rename = "name")]
-    _name: Option<String>,
-    #[serde(rename = "cniVersion")]
-    _cni_version: Option<String>,
     #[serde(default = "default_bridge")]
     bridge: String,
     #[serde(default)]
@@ -50,8 +43,6 @@ struct BridgeFile {
     #[serde(default)]
     vlan: u32,
     ipam: super::ranges::IpamFile,
-    #[serde(default)]
-    capabilities: BTreeMap<String, bool>,
     dns: Option<Dns>,
 }
 
@@ -62,29 +53,13 @@ fn default_bridge() -> String {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct PortmapFile {
-    #[serde(rename = "type")]
-    _kind: String,
-    #[serde(rename = "name")]
-    _name: Option<String>,
-    #[serde(rename = "cniVersion")]
-    _cni_version: Option<String>,
-    #[serde(default)]
-    capabilities: BTreeMap<String, bool>,
     snat: Option<bool>,
 }
 
+/// For plugins that have no settings which we know.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct PlainFile {
-    #[serde(rename = "type")]
-    _kind: String,
-    #[serde(rename = "name")]
-    _name: Option<String>,
-    #[serde(rename = "cniVersion")]
-    _cni_version: Option<String>,
-    #[serde(default)]
-    capabilities: BTreeMap<String, bool>,
-}
+#[serde(deny_unknown_fields)]
+struct NoSettings {}
 
 /// How the bridge is to be.
 #[derive(Debug, Clone)]
@@ -206,12 +181,22 @@ pub(crate) struct Asked {
     pub(crate) snat: Option<Snat>,
 }
 
-fn read<T: DeserializeOwned>(plugin: &PluginConf) -> Option<T> {
-    T::deserialize(Value::Object(plugin.raw.clone())).ok()
+/// The settings of a plugin, beside what every plugin has.
+fn settings<T: DeserializeOwned>(plugin: &PluginConf) -> Option<T> {
+    let mut own = plugin.raw.clone();
+    for every in ["type", "name", "cniVersion"] {
+        if !own.remove(every).is_none_or(|value| value.is_string()) {
+            return None;
+        }
+    }
+    // Read already.
+    own.remove("capabilities");
+    T::deserialize(Value::Object(own)).ok()
 }
 
-fn enabled(capabilities: &BTreeMap<String, bool>) -> Vec<String> {
-    capabilities.iter().filter(|(_, on)| **on).map(|(name, _)| name.clone()).collect()
+/// Whether the plugin takes no arguments but these.
+fn takes_only(plugin: &PluginConf, known: &[&str]) -> bool {
+    plugin.capabilities.iter().all(|capability| known.contains(&capability.as_str()))
 }
 
 impl Recipe {
@@ -221,9 +206,8 @@ impl Recipe {
         if first.kind != "bridge" {
             return None;
         }
-        let file: BridgeFile = read(first)?;
-        let takes = enabled(&file.capabilities);
-        if takes.iter().any(|c| !matches!(c.as_str(), "ips" | "mac" | "ipRanges"))
+        let file: BridgeFile = settings(first)?;
+        if !takes_only(first, &["ips", "mac", "ipRanges"])
             || file.vlan != 0
             || (file.hairpin_mode && file.promisc_mode)
             || !is_interface(&file.bridge)
@@ -254,7 +238,7 @@ impl Recipe {
                 promiscuous: if file.promisc_mode { Promiscuous::On } else { Promiscuous::Off },
             },
             dns: file.dns.filter(|dns| *dns != Dns::default()),
-            takes,
+            takes: first.capabilities.clone(),
             portmap: None,
             takes_bandwidth: false,
         };
@@ -266,29 +250,19 @@ impl Recipe {
 
     fn take(&mut self, plugin: &PluginConf) -> Option<()> {
         match plugin.kind.as_str() {
-            "portmap" if self.portmap.is_none() => {
-                let file: PortmapFile = read(plugin)?;
-                let takes = enabled(&file.capabilities);
-                if takes.iter().any(|c| c != "portMappings") {
-                    return None;
-                }
+            "portmap" if self.portmap.is_none() && takes_only(plugin, &["portMappings"]) => {
+                let file: PortmapFile = settings(plugin)?;
                 let snat = if file.snat.unwrap_or(true) { Snat::On } else { Snat::Off };
-                let ports = if takes.is_empty() { Ports::Withheld } else { Ports::Given };
+                let deaf = plugin.capabilities.is_empty();
+                let ports = if deaf { Ports::Withheld } else { Ports::Given };
                 self.portmap = Some((snat, ports));
             }
-            "bandwidth" => {
-                let file: PlainFile = read(plugin)?;
-                let takes = enabled(&file.capabilities);
-                if takes.iter().any(|c| c != "bandwidth") {
-                    return None;
-                }
-                self.takes_bandwidth |= !takes.is_empty();
+            "bandwidth" if takes_only(plugin, &["bandwidth"]) => {
+                let NoSettings {} = settings(plugin)?;
+                self.takes_bandwidth |= !plugin.capabilities.is_empty();
             }
-            "loopback" => {
-                let file: PlainFile = read(plugin)?;
-                if !file.capabilities.is_empty() {
-                    return None;
-                }
+            "loopback" if takes_only(plugin, &[]) => {
+                let NoSettings {} = settings(plugin)?;
             }
             _ => return None,
         }

@@ -86,13 +86,15 @@ impl Reservations {
         Ok(Self { network: network.to_owned(), directory: directory.to_owned(), _lock: file })
     }
 
-    /// Reserves one address of the set: `wanted`, or the next free one.
+    /// Reserves one address of the set: `wanted`, or the next free one. None that is `in_use`
+    /// although its reservation was lost: somebody may have emptied the directory.
     pub(crate) fn reserve<'a>(
         &self,
         owner: Owner<'_>,
         number: usize,
         set: &'a RangeSet,
         wanted: Option<IpAddr>,
+        in_use: &dyn Fn(IpAddr) -> bool,
     ) -> Result<(IpAddr, &'a Range), CniError> {
         if let Some(address) = wanted {
             let refused = |reason| CniError::Address {
@@ -104,6 +106,9 @@ impl Reservations {
             if address == range.gateway {
                 return Err(refused("is the gateway's"));
             }
+            if in_use(address) {
+                return Err(refused("is in use"));
+            }
             return match self.take(owner, number, address)? {
                 Taken::Ours => Ok((address, range)),
                 Taken::Before => Err(refused("is reserved")),
@@ -111,7 +116,10 @@ impl Reservations {
         }
         let reserved = self.reserved()?;
         for (address, range) in set.from(self.last(number)) {
-            if !reserved.contains(&address) && self.take(owner, number, address)? == Taken::Ours {
+            if !reserved.contains(&address)
+                && !in_use(address)
+                && self.take(owner, number, address)? == Taken::Ours
+            {
                 return Ok((address, range));
             }
         }
@@ -234,14 +242,14 @@ mod tests {
     fn files_are_as_the_plugin_writes_them() {
         let dir = tempfile::tempdir().unwrap();
         let (all, set) = (lock(dir.path()), set());
-        let (address, _) = all.reserve(owner("a"), 0, &set, None).unwrap();
+        let (address, _) = all.reserve(owner("a"), 0, &set, None, &|_| false).unwrap();
         assert_eq!(address.to_string(), "10.0.0.2");
         assert_eq!(fs::read(dir.path().join("n/10.0.0.2")).unwrap(), b"a\r\neth0");
         assert_eq!(fs::read(dir.path().join("n/last_reserved_ip.0")).unwrap(), b"10.0.0.2");
         all.release(owner("b"), &[address]).unwrap();
         assert!(all.holds(owner("a"), address), "another cannot give it back");
         all.release(owner("a"), &[address]).unwrap();
-        let (next, _) = all.reserve(owner("a"), 0, &set, None).unwrap();
+        let (next, _) = all.reserve(owner("a"), 0, &set, None, &|_| false).unwrap();
         assert_eq!(next.to_string(), "10.0.0.3", "an address comes back late");
     }
 
@@ -250,17 +258,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (all, set) = (lock(dir.path()), set());
         let wanted = "10.0.0.4".parse().unwrap();
-        assert_eq!(all.reserve(owner("w"), 0, &set, Some(wanted)).unwrap().0, wanted);
+        assert_eq!(all.reserve(owner("w"), 0, &set, Some(wanted), &|_| false).unwrap().0, wanted);
         let refused = |address: &str| {
-            all.reserve(owner("x"), 0, &set, Some(address.parse().unwrap())).unwrap_err()
+            all.reserve(owner("x"), 0, &set, Some(address.parse().unwrap()), &|_| false)
+                .unwrap_err()
         };
         for address in ["10.0.0.4", "10.0.0.1", "10.0.1.4"] {
             assert_eq!(refused(address).kind(), ErrorKind::Conflict, "{address}");
         }
         for _ in 0..4 {
-            all.reserve(owner("a"), 0, &set, None).unwrap();
+            all.reserve(owner("a"), 0, &set, None, &|_| false).unwrap();
         }
-        let error = all.reserve(owner("a"), 0, &set, None).unwrap_err();
+        let error = all.reserve(owner("a"), 0, &set, None, &|_| false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
         all.release_all(owner("a")).unwrap();
         assert_eq!(all.reserved().unwrap().len(), 1);
@@ -280,8 +289,8 @@ mod tests {
     fn collecting_spares_the_living_and_the_old_format() {
         let dir = tempfile::tempdir().unwrap();
         let (all, set) = (lock(dir.path()), set());
-        all.reserve(owner("a"), 0, &set, None).unwrap();
-        all.reserve(owner("b"), 0, &set, None).unwrap();
+        all.reserve(owner("a"), 0, &set, None, &|_| false).unwrap();
+        all.reserve(owner("b"), 0, &set, None, &|_| false).unwrap();
         fs::write(dir.path().join("n/10.0.0.6"), "old").unwrap();
         let valid = [("b", "eth0"), ("old", "eth0")];
         let valid = valid.iter().map(|(i, f)| ((*i).to_owned(), (*f).to_owned())).collect();

@@ -10,7 +10,7 @@
 //! Rules stand once; a pod is elements of maps: `masq4` by its address to a chain of its subnet,
 //! `back4` likewise, `ports4` and `ports4-addr` by transport and port to it, and the same for IPv6.
 //! Chains of a subnet are made with the first pod in it, by the program `nft`, and stay until
-//! [`elements::remove_table`](super::elements::remove_table). The elements of 127.0.0.1 are what
+//! [`Channel::remove_table`](super::elements::Channel::remove_table). The elements of 127.0.0.1 are what
 //! keeps `localhost:port` working; packets that come in with such a destination are not
 //! translated.
 
