@@ -252,6 +252,8 @@ pub enum Refused {
     Removing,
     /// Remove of what runs, without force.
     RunningNotForced,
+    /// The other backend has it; said by its actor, not by the machine.
+    Elsewhere,
 }
 
 impl Default for State {
