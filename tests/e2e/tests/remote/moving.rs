@@ -180,3 +180,18 @@ fn after_a_reboot_no_container_is_tied_to_a_backend() {
         back_to_containerd(d);
     });
 }
+
+#[test]
+fn a_container_that_wants_a_foreign_shim_waits_for_a_containerd() {
+    remote(|d| {
+        let runtime = ["--runtime", "io.containerd.runc.v2"];
+        d.docker(&[&["create", "--name", "odd"][..], &runtime, &["busybox", "true"]].concat())
+            .check();
+        d.restart_on(Backend::Local);
+        d.docker(&["start", "odd"]).fails_with("io.containerd.runc.v2");
+        d.docker(&["start", "odd"]).fails_with("--backend remote");
+        assert_eq!(d.state("odd"), "created", "it is as it was");
+        d.docker(&["rm", "odd"]).check();
+        back_to_containerd(d);
+    });
+}
