@@ -4,10 +4,11 @@ TARGET   := x86_64-unknown-linux-gnu
 PROGRAMS := $(notdir $(wildcard bin/*))
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: release quickstart quickdown test test-guest test-full dragonfly conformance critest kubelet bench bench-cri help
+.PHONY: release quickstart quickdown test test-containerd test-guest test-full dragonfly conformance \
+	critest kubelet bench bench-cri bench-remote help
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 release: ## Static release binaries into dist/
 	cargo build --release --locked $(PROGRAMS:%=--bin %)
@@ -34,10 +35,13 @@ test: ## Format, lints, unit tests, end-to-end tests
 test-guest: ## Debian with systemd and cgroup v2 under QEMU
 	@scripts/guest/run
 
+test-containerd: ## The end-to-end tests over an existing containerd, and 1,000 containers there
+	@scripts/test.sh over-containerd
+
 test-full: ## All tests there are
-	@status=0; scripts/test.sh || status=1; scripts/guest/run || status=1; \
-	scripts/dragonfly/run || status=1; scripts/conformance/run || status=1; \
-	scripts/conformance/kubelet || status=1; exit $$status
+	@status=0; scripts/test.sh || status=1; scripts/test.sh over-containerd || status=1; \
+	scripts/guest/run || status=1; scripts/dragonfly/run || status=1; \
+	scripts/conformance/run || status=1; scripts/conformance/kubelet || status=1; exit $$status
 
 dragonfly: ## Three hosts and the real Dragonfly, where its programs are
 	@scripts/dragonfly/run
@@ -57,3 +61,6 @@ bench: ## Side by side with dockerd and containerd
 
 bench-cri: ## Pods side by side with containerd 1.6 and 2
 	@bench/cri
+
+bench-remote: ## Both engines on one containerd
+	@bench/run --containerd --parts run,exec,cpu

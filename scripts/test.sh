@@ -1,5 +1,8 @@
 #!/bin/bash
-# Everything that one machine can test, suite by suite, with counts and minutes.
+# Everything that one machine can test, suite by suite, with counts and minutes; with the argument
+# `over-containerd`, the end-to-end tests once more over an existing containerd (`POUCH_CONTAINERD`,
+# or the one in PATH) and what else takes its time there. `POUCH_OTHER_CONTAINERDS` are paths of
+# further containerds.
 #
 # A test that cannot run here prints a line with "skipped" and passes; it is counted as skipped.
 # The last line is `pouch: N passed, N failed, N skipped`.
@@ -70,6 +73,14 @@ suite() { # name command…
     echo "$name: $p passed, $f failed, $s skipped ($(minutes $((SECONDS - start))))"
 }
 
+# The end-to-end tests over a containerd of each test's own.
+over() { # name filter…
+    local name=$1
+    shift
+    POUCH_E2E_BACKEND=remote suite "over-$name" cargo test -p pouch-e2e --test e2e -- \
+        --show-output --test-threads=4 "$@"
+}
+
 finish() {
     echo "all: $(minutes $((SECONDS - began)))"
     echo "pouch: $passed passed, $failed failed, $skipped skipped"
@@ -84,7 +95,27 @@ check build cargo build --workspace --bins || finish
 check build-tests cargo test --workspace --no-run || finish
 if command -v cargo-deny > /dev/null; then check deny cargo deny --offline check; fi
 export POUCH_BIN_DIR=$bin
+# The whole of what follows, or only what `make test-full` has beside it.
+if [ "${1-}" = over-containerd ]; then
+    # Tests of images and registries never reach the backend.
+    over containerd-all --skip images:: --skip cli_images:: --skip pull_faults:: --skip mirrors:: \
+        --skip policy:: --skip bad_images:: --skip cli_login:: --skip programs::
+    POUCH_TEST_MANY=${POUCH_TEST_MANY:-1000} suite many-containers \
+        cargo test -p pouch-e2e --test remote -- --show-output many::
+    # Set POUCH_OLDER_PROGRAMS to a directory with the programs of an earlier build.
+    suite older-programs cargo test -p pouch-e2e --test remote -- --show-output versions::
+    for other in ${POUCH_OTHER_CONTAINERDS-}; do
+        export POUCH_CONTAINERD=$other
+        suite "backend-over-$(basename "$(dirname "$other")")" \
+            cargo test -p pouch-containerd --test remote -- --show-output
+        suite "remote-over-$(basename "$(dirname "$other")")" \
+            cargo test -p pouch-e2e --test remote -- --show-output --test-threads=3
+    done
+    finish
+fi
 suite units cargo test --workspace --lib --bins --no-fail-fast -- --show-output
 suite crates cargo test --workspace --exclude pouch-e2e --test '*' --no-fail-fast -- --show-output
 suite end-to-end cargo test -p pouch-e2e --no-fail-fast -- --show-output --test-threads=4
+# Over a containerd, of the same tests those whose path through the backend is the longest.
+over containerd run:: exec:: attach:: logs:: restart_policy::
 finish

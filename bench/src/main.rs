@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cpu;
 mod docker;
 mod http;
 mod scenario;
@@ -39,6 +40,9 @@ struct Args {
     /// Samples of the parallel operations
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     parallel_rounds: u32,
+    /// Runs of each sample of processor time
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    cpu_runs: u32,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Run, Part::Exec, Part::Parallel, Part::Memory])]
     parts: Vec<Part>,
@@ -62,6 +66,8 @@ enum Part {
     Run,
     /// exec in a running container
     Exec,
+    /// processor time of the daemons alone
+    Cpu,
     /// many containers at once, and their list
     Parallel,
     /// proportional set sizes of the daemons and the shims
@@ -131,6 +137,9 @@ fn measure(
     }
     if wants(Part::Exec) {
         scenarios.exec(engines)?;
+    }
+    if wants(Part::Cpu) {
+        scenarios.cpu(engines, args.cpu_runs, args.parallel_rounds)?;
     }
     if wants(Part::Parallel) {
         scenarios.parallel(engines)?;

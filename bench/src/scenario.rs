@@ -9,6 +9,7 @@ use pouch_bench::report::{MEGABYTE, Row};
 use pouch_bench::stats::Unit;
 
 use crate::docker::{self, Docker, Network, Watch};
+use crate::cpu;
 
 /// Runs before the first sample: caches, lazily started parts.
 const WARM_UP: u32 = 2;
@@ -27,6 +28,8 @@ pub(crate) enum Error {
     Shims { name: String, shims: usize, containers: u32 },
     #[error("engine {name}")]
     Docker { name: String, source: docker::Error },
+    #[error("processor time of engine {name}")]
+    Cpu { name: String, source: cpu::Error },
     #[error("memory of engine {name}")]
     Memory { name: String, source: memory::Error },
     #[error("engine {name} lists {listed} containers instead of {expected}")]
@@ -109,6 +112,38 @@ impl Scenarios {
                     for (step, time) in times {
                         self.time(&engine.name, &format!("{name}: {step}"), None, time);
                     }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Processor time of the daemon for 1,000 runs of `true`, from samples of `runs` each.
+    pub(crate) fn cpu(
+        &mut self,
+        engines: &mut [Subject],
+        runs: u32,
+        samples: u32,
+    ) -> Result<(), Error> {
+        for (network, name) in [
+            (Network::None, "daemon's CPU of 1,000 runs, no network"),
+            (Network::Bridge, "daemon's CPU of 1,000 runs, bridge"),
+        ] {
+            for _ in 0..samples {
+                for engine in &mut *engines {
+                    let spent = |engine: &Subject| {
+                        let name = engine.name.clone();
+                        cpu::spent(engine.pid).map_err(|source| Error::Cpu { name, source })
+                    };
+                    let before = spent(engine)?;
+                    for _ in 0..runs {
+                        engine.call(|docker| run_once(docker, &self.image, network))?;
+                    }
+                    // What is done behind the answers belongs to them.
+                    thread::sleep(SETTLE);
+                    let used = spent(engine)?.saturating_sub(before);
+                    let value = used.as_secs_f64() * 1000.0 / f64::from(runs);
+                    self.sample(&engine.name, name, Unit::Seconds, None, value);
                 }
             }
         }

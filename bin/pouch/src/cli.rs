@@ -281,6 +281,8 @@ pub(crate) enum NetworkCommand {
 /// `pouch system …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum SystemCommand {
+    /// Show what runs the containers, and how it does
+    Backend(FormatFlag),
     /// Show disk usage
     Df(DfFlags),
     /// Proxy the stdio stream to the daemon connection

@@ -188,6 +188,7 @@ async fn run(session: &Session, cli: Cli) -> Outcome {
         Command::Stop(f) | Command::Container(ContainerCommand::Stop(f)) => {
             lifecycle::stop(session, f).await
         }
+        Command::System(SystemCommand::Backend(f)) => cmd::backend::backend(session, f).await,
         Command::System(SystemCommand::Df(f)) => system::df(session, f).await,
         Command::System(SystemCommand::DialStdio) => system::dial_stdio(session).await,
         Command::System(SystemCommand::Prune(f)) => system::prune(session, f).await,

@@ -1,7 +1,7 @@
-//! Which backend runs containers, and that the other one's are not lost by the choice.
+//! Which backend runs containers.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,11 +82,10 @@ impl BackendSettings {
         Ok(Self::Remote { socket, namespace, connections })
     }
 
-    /// Opens the backend.
+    /// Opens the backend. Containers that the other one still holds are the engine's to know.
     ///
     /// # Errors
-    /// When it is not there, or when containers of the other one are left: they would be taken for
-    /// ended while they run.
+    /// When it is not there, or is not what it should be.
     pub(crate) async fn open(
         &self,
         settings: &Settings,
@@ -94,7 +93,6 @@ impl BackendSettings {
         let state = settings.engine.exec_root.clone();
         match self {
             Self::Local => {
-                refuse_others(&state.join("r"), "remote", "local")?;
                 let config = LocalConfig {
                     state,
                     shim: settings.shim.clone(),
@@ -104,7 +102,6 @@ impl BackendSettings {
                 Ok((Arc::new(backend), events))
             }
             Self::Remote { socket, namespace, connections } => {
-                refuse_others(&state.join("t"), "local", "remote")?;
                 if namespace == KUBERNETES {
                     tracing::warn!(
                         "containerd's CRI service collects what it does not know in {KUBERNETES}: \
@@ -127,20 +124,10 @@ impl BackendSettings {
     }
 }
 
-/// Refuses to start over containers that run under the other backend.
-fn refuse_others(runs: &Path, theirs: &'static str, ours: &'static str) -> Result<(), DaemonError> {
-    let Ok(entries) = std::fs::read_dir(runs) else { return Ok(()) };
-    let is_run = |entry: &std::fs::DirEntry| {
-        entry.file_name().to_str().is_some_and(|n| n.parse::<pouch_types::ContainerId>().is_ok())
-    };
-    match entries.flatten().filter(is_run).count() {
-        0 => Ok(()),
-        count => Err(DaemonError::OtherBackend { count, theirs, ours, runs: runs.to_owned() }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::Parser as _;
 
     use super::*;
@@ -184,16 +171,5 @@ mod tests {
             let error = resolve(args, file).unwrap_err();
             assert!(error.contains(want), "{file}: {error}");
         }
-    }
-
-    #[test]
-    fn runs_of_the_other_backend_are_not_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        refuse_others(&dir.path().join("t"), "local", "remote").unwrap();
-        std::fs::create_dir_all(dir.path().join("t/other")).unwrap();
-        refuse_others(&dir.path().join("t"), "local", "remote").unwrap();
-        std::fs::create_dir(dir.path().join("t").join("a".repeat(64))).unwrap();
-        let error = refuse_others(&dir.path().join("t"), "local", "remote").unwrap_err();
-        assert!(error.to_string().contains("--backend local"), "{error}");
     }
 }

@@ -59,11 +59,6 @@ pub(crate) enum DaemonError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error(
-        "{count} containers in {runs} run under the other backend: stop them with \
-         --backend {theirs} before a start with --backend {ours}"
-    )]
-    OtherBackend { count: usize, theirs: &'static str, ours: &'static str, runs: PathBuf },
     #[error("cannot open the engine")]
     Engine(#[from] EngineError),
 }

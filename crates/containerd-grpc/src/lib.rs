@@ -10,7 +10,7 @@
 
 mod pool;
 
-pub use pool::{InvalidNamespace, Pool, PoolConfig, is_unreachable};
+pub use pool::{InvalidNamespace, Pool, PoolConfig, PoolStatus, is_unreachable};
 pub use prost::{DecodeError, Message};
 pub use prost_types::{Any, Timestamp};
 pub use tonic::{Code, Request, Response, Status, Streaming};

@@ -2,8 +2,9 @@
 //!
 //! A fixed number of HTTP/2 connections. A call goes to the one with the fewest calls under way and
 //! holds it no longer than until its answer, so nothing is used up by how long a container lives. A
-//! connection that broke is replaced by the call that finds it broken. The pool never waits for a server to come back: whoever can wait knows how
-//! long. Deadlines are their callers' too; the pool limits only the time to connect.
+//! connection that broke is replaced by the call that finds it broken. The pool never waits for a
+//! server to come back: whoever can wait knows how long. Deadlines are their callers' too; the
+//! pool limits only the time to connect.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -52,6 +53,17 @@ pub struct PoolConfig {
     pub connections: NonZeroUsize,
 }
 
+/// The pool as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Connections at most.
+    pub connections: usize,
+    /// Of which are open.
+    pub open: usize,
+    /// Calls that wait for their answer.
+    pub in_flight: usize,
+}
+
 /// A namespace that cannot be a header's value, nor a namespace.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a namespace of containerd")]
@@ -70,15 +82,22 @@ enum Unreachable {
     Connect { socket: PathBuf, source: io::Error },
     #[error("connecting to {socket} takes more than {} s", CONNECT.as_secs())]
     Slow { socket: PathBuf },
-    #[error("{socket} does not speak HTTP/2: {source}")]
+    #[error("{socket} does not speak HTTP/2: {}", pouch_types::error::chain(source))]
     Handshake { socket: PathBuf, source: hyper::Error },
-    #[error("the connection to {socket} broke: {source}")]
+    #[error("the connection to {socket} broke: {}", pouch_types::error::chain(source))]
     Broken { socket: PathBuf, source: hyper::Error },
 }
 
 impl From<Unreachable> for Status {
     fn from(error: Unreachable) -> Self {
-        let mut status = Self::unavailable(error.to_string());
+        let mut status = match &error {
+            Unreachable::Connect { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Self::permission_denied(error.to_string())
+            }
+            _ => Self::unavailable(error.to_string()),
+        };
         status.set_source(Arc::new(error));
         status
     }
@@ -145,6 +164,22 @@ impl Pool {
             self.shared.connection(slot).await?;
         }
         Ok(())
+    }
+
+    /// How many connections are open and calls under way. Does not wait.
+    #[must_use]
+    pub fn status(&self) -> PoolStatus {
+        let slots = &self.shared.slots;
+        // One that is being made is locked, and not open yet.
+        let open = |slot: &Slot| {
+            let connection = slot.connection.try_lock().ok();
+            connection.is_some_and(|c| c.as_ref().is_some_and(|c| !c.is_closed()))
+        };
+        PoolStatus {
+            connections: slots.len(),
+            open: slots.iter().filter(|slot| open(slot)).count(),
+            in_flight: slots.iter().map(|slot| slot.in_flight.load(Ordering::Relaxed)).sum(),
+        }
     }
 
     /// The containers service.

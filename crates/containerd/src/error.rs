@@ -46,6 +46,14 @@ pub enum Error {
         /// What the transport said.
         message: String,
     },
+    /// What answers at the socket is no containerd, or one that cannot do what is needed.
+    #[error("{socket} is not a containerd that can be used: {message}")]
+    NotContainerd {
+        /// Where it answers.
+        socket: PathBuf,
+        /// What it said.
+        message: String,
+    },
     /// A file operation failed.
     #[error("cannot {doing} {path}")]
     Io {
@@ -90,7 +98,8 @@ const UNCLASSED: &str = ": unknown";
 
 impl Error {
     pub(crate) fn grpc(stage: &'static str, status: &Status) -> Self {
-        if pouch_containerd_grpc::is_unreachable(status) {
+        if pouch_containerd_grpc::is_unreachable(status) && status.code() != Code::PermissionDenied
+        {
             return Self::Unreachable { stage, message: status.message().to_owned() };
         }
         let message = status.message();
@@ -138,6 +147,7 @@ impl Classified for Error {
             Self::Refused { kind, .. } => *kind,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Disconnected { .. } | Self::Unreachable { .. } => ErrorKind::Unavailable,
+            Self::NotContainerd { .. } => ErrorKind::Unsupported,
             Self::Io { source, .. } => pouch_types::error::io_kind(source),
             Self::Codec(_) => ErrorKind::Internal,
         }

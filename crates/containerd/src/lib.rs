@@ -19,6 +19,7 @@ mod error;
 pub mod local;
 mod options;
 pub mod remote;
+pub mod status;
 mod streams;
 
 use std::fmt::Debug;
@@ -32,6 +33,7 @@ use pouch_types::{ContainerId, Signal};
 use tokio::net::UnixStream;
 
 pub use error::Error;
+pub use status::{Kind, Link, RemoteStatus, Status, is_held};
 
 /// The result of every call of this interface.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -228,6 +230,9 @@ pub enum Shims {
 /// A backend.
 #[async_trait]
 pub trait Client: Debug + Send + Sync {
+    /// What it is and how it does, from memory.
+    fn status(&self) -> Status;
+
     /// Whose shims it can start.
     fn shims(&self) -> Shims;
 

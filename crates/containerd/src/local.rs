@@ -20,7 +20,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::{Client, Container, CreateRequest, Error, Event, Loaded, Result, Shims};
+use crate::{Client, Container, CreateRequest, Error, Event, Kind, Loaded, Result, Shims, Status};
 
 pub(crate) use shim::Shim;
 
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn tasks(&self) -> PathBuf {
-        self.config.state.join("t")
+        Kind::Local.runs(&self.config.state)
     }
 
     pub(crate) fn events_socket(&self) -> PathBuf {
@@ -78,6 +78,11 @@ impl Local {
 
 #[async_trait]
 impl Client for Local {
+    fn status(&self) -> Status {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Status { kind: Kind::Local, version, remote: None }
+    }
+
     fn shims(&self) -> Shims {
         Shims::Own
     }

@@ -26,16 +26,21 @@ mod task;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use pouch_containerd_grpc::containers::ListContainersRequest;
 use pouch_containerd_grpc::tasks::{ListTasksRequest, Process};
 use pouch_containerd_grpc::{Pool, PoolConfig, containers};
-use tokio::sync::{mpsc, watch};
+use pouch_types::{Classified as _, ErrorKind};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{Client, Container, CreateRequest, Error, Event, Loaded, Result, Shims};
+use crate::{
+    Client, Container, CreateRequest, Error, Event, Kind, Link, Loaded, RemoteStatus, Result,
+    Shims, Status,
+};
 use call::{Call, LISTS, QUICK};
 use container::RemoteContainer;
 use linger::Lingering;
@@ -86,7 +91,6 @@ pub struct RemoteConfig {
 #[derive(Debug)]
 pub struct Remote {
     shared: Arc<Shared>,
-    version: String,
 }
 
 #[derive(Debug)]
@@ -98,6 +102,37 @@ pub(crate) struct Shared {
     pub(crate) lingering: Lingering,
     /// Set once the containers of before are in `runs`, where events find them.
     loaded: watch::Sender<bool>,
+    /// What is known of the server.
+    pub(crate) server: Mutex<Server>,
+}
+
+/// The server as it was seen last.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) version: String,
+    pub(crate) link: Link,
+}
+
+impl Server {
+    /// Its events are heard from now on.
+    fn found(&mut self) {
+        self.link = Link::Up { since: Timestamp::now() };
+    }
+
+    /// They are not, or still not.
+    fn lost(&mut self, error: String) {
+        let since = match &self.link {
+            Link::Up { .. } => Timestamp::now(),
+            Link::Down { since, .. } => *since,
+        };
+        self.link = Link::Down { since, error };
+    }
+}
+
+impl Shared {
+    pub(crate) fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Remote {
@@ -105,7 +140,8 @@ impl Remote {
     /// waited for.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] when it does not come; what it says when it is not a containerd.
+    /// [`Error::Unreachable`] when it does not come; [`Error::NotContainerd`] when something else
+    /// answers, or one that lacks what is needed.
     pub async fn open(config: RemoteConfig) -> Result<(Self, mpsc::Receiver<Event>)> {
         let pool = Pool::new(PoolConfig {
             socket: config.socket.clone(),
@@ -113,11 +149,14 @@ impl Remote {
             connections: config.connections,
         })
         .map_err(|e| Error::Codec(e.to_string()))?;
-        container::create_private_dir(&config.state.join(container::DIRECTORY))?;
+        container::create_private_dir(&Kind::Remote.runs(&config.state))?;
         let patience = config.patience;
-        let version = await_server(&pool, patience).await?;
-        tracing::info!(socket = %config.socket.display(), version, "connected to containerd");
+        let socket = config.socket.clone();
+        let strange = |error| stranger(&socket, error);
+        let version = await_server(&pool, patience).await.map_err(strange)?;
+        tracing::info!(socket = %socket.display(), version, "connected to containerd");
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        let link = Link::Down { since: Timestamp::now(), error: "not subscribed yet".to_owned() };
         let shared = Arc::new(Shared {
             config,
             pool,
@@ -125,26 +164,37 @@ impl Remote {
             strays: Strays::default(),
             lingering: Lingering::default(),
             loaded: watch::Sender::new(false),
+            server: Mutex::new(Server { version, link }),
         });
-        let (subscribed, mut first) = watch::channel(false);
+        let (subscribed, first) = oneshot::channel();
         tokio::spawn(events::run(Arc::clone(&shared), events, subscribed));
-        let subscribed = tokio::time::timeout(patience, first.wait_for(|yes| *yes)).await;
-        match subscribed {
-            Ok(Ok(_)) => {}
+        match tokio::time::timeout(patience, first).await {
+            Ok(Ok(Ok(()))) => Ok((Self { shared }, receiver)),
+            Ok(Ok(Err(error))) => Err(strange(error)),
             Ok(Err(_)) | Err(_) => {
-                return Err(Error::Unreachable {
-                    stage: "subscribe to events",
-                    message: format!("no subscription within {} s", patience.as_secs()),
-                });
+                let said = match &shared.server().link {
+                    Link::Down { error, .. } => error.clone(),
+                    Link::Up { .. } => String::new(),
+                };
+                let message = format!("not within {} s: {said}", patience.as_secs_f32());
+                Err(Error::Unreachable { stage: "subscribe to events", message })
             }
         }
-        Ok((Self { shared, version }, receiver))
     }
+}
 
-    /// What the server said of its version when the daemon started.
-    #[must_use]
-    pub fn version(&self) -> &str {
-        &self.version
+/// An error of what answers at the socket and should be a containerd.
+fn stranger(socket: &std::path::Path, error: Error) -> Error {
+    let socket = socket.to_owned();
+    match error {
+        // What the socket's mode says, not who listens there.
+        denied @ Error::Refused { kind: ErrorKind::Denied, .. } => denied,
+        Error::Refused { kind: ErrorKind::Unsupported, message } => {
+            let message = format!("it lacks a service that is needed: {message}");
+            Error::NotContainerd { socket, message }
+        }
+        Error::Refused { message, .. } => Error::NotContainerd { socket, message },
+        other => other,
     }
 }
 
@@ -153,9 +203,9 @@ async fn await_server(pool: &Pool, patience: Duration) -> Result<String> {
     let end = tokio::time::Instant::now() + patience;
     let mut told = false;
     loop {
-        let call = Call { stage: "version", container: "-", limit: QUICK };
-        match call.answer(pool.version().version(call.request(()))).await {
-            Ok(version) => return Ok(version.version),
+        match ask_version(pool).await {
+            // That is not a matter of time.
+            Err(error) if error.kind() == ErrorKind::Denied => return Err(error),
             Err(error @ Error::Unreachable { .. }) if tokio::time::Instant::now() < end => {
                 if !told {
                     told = true;
@@ -163,9 +213,15 @@ async fn await_server(pool: &Pool, patience: Duration) -> Result<String> {
                 }
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(error) => return Err(error),
+            other => return other,
         }
     }
+}
+
+/// What the server calls its version.
+pub(crate) async fn ask_version(pool: &Pool) -> Result<String> {
+    let call = Call { stage: "version", container: "-", limit: QUICK };
+    Ok(call.answer(pool.version().version(call.request(()))).await?.version)
 }
 
 impl Shared {
@@ -199,6 +255,21 @@ impl Shared {
 
 #[async_trait]
 impl Client for Remote {
+    fn status(&self) -> Status {
+        let shared = &self.shared;
+        let (version, link) = {
+            let server = shared.server();
+            (server.version.clone(), server.link.clone())
+        };
+        let remote = RemoteStatus {
+            socket: shared.config.socket.clone(),
+            namespace: shared.config.namespace.clone(),
+            link,
+            pool: shared.pool.status(),
+        };
+        Status { kind: Kind::Remote, version, remote: Some(remote) }
+    }
+
     fn shims(&self) -> Shims {
         Shims::Any
     }

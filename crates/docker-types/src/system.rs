@@ -179,6 +179,44 @@ wire! { "PascalCase";
         pub info: Vec<[String; 2]>,
     }
 
+    /// `GET /pouch/backend`, which only this engine has.
+    pub struct BackendInfo {
+        /// `local` or `remote`.
+        pub backend: String,
+        /// Of what runs containers: the engine's own, or containerd's.
+        pub version: String,
+        /// Where images and root file systems are.
+        pub image_store: String,
+        /// Only with a remote one.
+        pub containerd: Option<BackendContainerd>,
+        /// Containers by backend.
+        pub containers: BTreeMap<String, BackendContainers>,
+        pub warnings: Vec<String>,
+    }
+
+    /// The containerd below, as it was seen last.
+    pub struct BackendContainerd {
+        pub socket: String,
+        pub namespace: String,
+        /// `connected` or `unavailable`.
+        pub state: String,
+        /// Since when, RFC 3339.
+        pub since: String,
+        /// What the last attempt to connect said.
+        pub error: String,
+        /// Connections at most, and how many are open.
+        pub connections: i64,
+        pub open_connections: i64,
+        /// Calls that wait for their answer.
+        pub calls_in_flight: i64,
+    }
+
+    /// Containers of one backend. Those of the one that does not serve are listed and left alone.
+    pub struct BackendContainers {
+        pub running: i64,
+        pub total: i64,
+    }
+
     /// The containerd in use.
     pub struct ContainerdInfo {
         #[serde(skip_serializing_if = "is_default")]

@@ -23,6 +23,7 @@ use crate::EngineError;
 use crate::container::actor::{self, Volatile};
 use crate::container::record::{ExitFile, Record};
 use crate::container::state::{Event, Frozen, Phase};
+use crate::elsewhere::{self, SameBoot};
 use crate::engine::{Inner, Rebuild};
 use crate::lifecycle::create::CommitError;
 use crate::lifecycle::{cleanup, remove, start};
@@ -46,11 +47,21 @@ pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(),
     let mut loaded: HashMap<ContainerId, Loaded> =
         loaded.into_iter().map(|l| (l.container.id().clone(), l)).collect();
     crate::pod::restore::load(engine, rebuild, &mut loaded).await?;
-    let mut live = Vec::new();
+    let (mut live, mut others) = (Vec::new(), Vec::new());
     let now = Timestamp::now();
     for mut record in records {
         let dir = engine.config.container_dir(&record.id);
         prefer_copy(&mut record, &dir);
+        let same_boot = record.boot_id == engine.boot_id;
+        let same = if same_boot { SameBoot::Yes } else { SameBoot::No };
+        if let Some(held) = elsewhere::find(engine, &record, same) {
+            let volatile = Volatile { elsewhere: Some(held), ..of_living(engine, &record).await };
+            live.push(lives(engine, &record.id, &volatile));
+            let container = actor::spawn(engine, record, volatile);
+            engine.index.insert(Arc::clone(&container));
+            others.push(container);
+            continue;
+        }
         // A process only runs after its start is on record, so what a container that was never
         // started is held for did not get that far.
         let found = match record.state.phase {
@@ -58,7 +69,6 @@ pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(),
             _ => loaded.remove(&record.id),
         };
         record.state.dirty |= found.is_some();
-        let same_boot = record.boot_id == engine.boot_id;
         record.boot_id.clone_from(&engine.boot_id);
         let (event, volatile) = match &found {
             Some(found) => adopt(engine, &record, found, now).await,
@@ -68,13 +78,7 @@ pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(),
             container.id = %record.id, phase = ?record.state.phase, same_boot, ?event, "restored"
         );
         if matches!(event, Event::Adopted { .. }) {
-            live.push(pouch_network::LiveContainer {
-                id: record.id.clone(),
-                netns: volatile
-                    .sandbox_key
-                    .clone()
-                    .filter(|p| *p == engine.config.netns_path(&record.id)),
-            });
+            live.push(lives(engine, &record.id, &volatile));
         }
         let spec = record.spec.clone();
         let generation = record.state.generation;
@@ -111,6 +115,7 @@ pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(),
             }
         });
     }
+    elsewhere::watch(engine, others);
     match engine.networks.reconcile(live).await {
         Ok(report) => {
             for (id, error) in report.failed {
@@ -248,23 +253,37 @@ async fn adopt(
             Event::Boot { exit: cleanup::observed(&found.task, &dir, generation), at: now }
         }
     };
-    let mut volatile = Volatile::default();
-    if matches!(event, Event::Adopted { .. }) {
-        let netns = engine.config.netns_path(&record.id);
-        volatile.sandbox_key = netns.exists().then_some(netns);
-        volatile.health = crate::health::initial(&record.spec);
-        match engine.networks.endpoints(&record.id).await {
-            Ok(endpoints) => {
-                volatile.endpoints = endpoints.into_iter().map(start::endpoint_view).collect();
-            }
-            Err(error) => {
-                let error = pouch_types::error::chain(&error);
-                tracing::error!(container.id = %record.id, error, "endpoints unknown");
-            }
+    match event {
+        Event::Adopted { .. } => {
+            let health = crate::health::initial(&record.spec);
+            (event, Volatile { health, ..of_living(engine, record).await })
         }
-        tell_volumes(engine, record);
+        _ => (event, Volatile::default()),
     }
-    (event, volatile)
+}
+
+/// For the networks, a container whose run goes on.
+fn lives(engine: &Inner, id: &ContainerId, volatile: &Volatile) -> pouch_network::LiveContainer {
+    let netns = volatile.sandbox_key.clone().filter(|p| *p == engine.config.netns_path(id));
+    pouch_network::LiveContainer { id: id.clone(), netns }
+}
+
+/// What a run that goes on has besides its record; its volumes' users are counted.
+async fn of_living(engine: &Arc<Inner>, record: &Record) -> Volatile {
+    let mut volatile = Volatile::default();
+    let netns = engine.config.netns_path(&record.id);
+    volatile.sandbox_key = netns.exists().then_some(netns);
+    match engine.networks.endpoints(&record.id).await {
+        Ok(endpoints) => {
+            volatile.endpoints = endpoints.into_iter().map(start::endpoint_view).collect();
+        }
+        Err(error) => {
+            let error = pouch_types::error::chain(&error);
+            tracing::error!(container.id = %record.id, error, "endpoints unknown");
+        }
+    }
+    tell_volumes(engine, record);
+    volatile
 }
 
 /// Counts a running container among the users of its volumes, so that the end of another one does

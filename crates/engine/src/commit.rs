@@ -132,6 +132,13 @@ fn commit_attributes(image: &ImageId, request: &CommitRequest) -> BTreeMap<Strin
     ])
 }
 
+/// Without what is only shown of a container that another backend holds.
+fn own_labels(spec: &ContainerSpec) -> BTreeMap<String, String> {
+    let mut labels = spec.labels.clone();
+    labels.remove(crate::elsewhere::LABEL);
+    labels
+}
+
 /// The defaults that a container runs with, as an image's configuration. What only images have
 /// comes from the container's own.
 fn configuration(spec: &ContainerSpec, below: Option<&ContainerConfig>) -> ContainerConfig {
@@ -148,7 +155,7 @@ fn configuration(spec: &ContainerSpec, below: Option<&ContainerConfig>) -> Conta
         cmd: process.cmd.clone(),
         volumes: spec.volumes.clone(),
         working_dir: process.working_dir.clone(),
-        labels: spec.labels.clone(),
+        labels: own_labels(spec),
         stop_signal: spec.stop_signal.map(|signal| signal.to_string()),
         stop_timeout: spec.stop_timeout,
         healthcheck: spec.healthcheck.as_ref().map(|health| HealthConfig {

@@ -91,11 +91,23 @@ impl Container {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// That this daemon's backend has it.
+    ///
+    /// # Errors
+    /// `Conflict` with the way to the one that does.
+    pub(crate) fn here(&self) -> Result<(), EngineError> {
+        match &self.snapshot.borrow().view.elsewhere {
+            Some(elsewhere) => Err(elsewhere.refusal(&self.id)),
+            None => Ok(()),
+        }
+    }
+
     /// The task, when a process exists.
     ///
     /// # Errors
-    /// `Conflict` in Docker's words when it does not run.
+    /// `Conflict` in Docker's words when it does not run, or is not of this backend.
     pub(crate) fn task(&self) -> Result<Arc<dyn backend::Task>, EngineError> {
+        self.here()?;
         let running = matches!(self.snapshot.borrow().phase, Phase::Running | Phase::Paused);
         let task = if running { self.run().task.clone() } else { None };
         task.ok_or_else(|| EngineError::conflict(format!("container {} is not running", self.id)))
@@ -106,6 +118,7 @@ impl Container {
     /// # Errors
     /// `Conflict` in Docker's words.
     pub(crate) fn thawed_task(&self) -> Result<Arc<dyn backend::Task>, EngineError> {
+        self.here()?;
         if self.snapshot.borrow().phase == Phase::Paused {
             return Err(EngineError::conflict(format!(
                 "container {} is paused, unpause the container before exec",
@@ -158,6 +171,10 @@ impl Container {
             Refused::Removing => EngineError::conflict(format!(
                 "container is marked for removal and cannot be started: {id}"
             )),
+            Refused::Elsewhere => match self.here() {
+                Err(refusal) => refusal,
+                Ok(()) => EngineError::conflict(format!("container {id} is of another backend")),
+            },
             Refused::RunningNotForced => EngineError::conflict(format!(
                 "cannot remove container \"/{name}\": container is running: stop the container \
                  before removing or force remove"

@@ -95,7 +95,49 @@ pub struct DiskUsage {
     pub volumes: Vec<(pouch_volume::Volume, u64, usize)>,
 }
 
+/// The backend, and which containers each one has.
+#[derive(Debug, Clone)]
+pub struct BackendFacts {
+    /// The one that serves.
+    pub status: pouch_containerd::Status,
+    /// By backend: those that run, and all. What is tied to none is the serving one's.
+    pub containers: BTreeMap<pouch_containerd::Kind, (usize, usize)>,
+    /// What a user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Namespace that containerd's own CRI service takes for its own.
+const KUBERNETES: &str = "k8s.io";
+
+/// What is unwise about a backend.
+fn backend_warnings(status: &pouch_containerd::Status) -> Vec<String> {
+    let namespace = status.remote.as_ref().map(|remote| remote.namespace.as_str());
+    if namespace != Some(KUBERNETES) {
+        return Vec::new();
+    }
+    vec![format!(
+        "WARNING: containerd-namespace is {KUBERNETES}: containerd's own CRI service removes there \
+         what it does not know"
+    )]
+}
+
 impl Engine {
+    /// What the backend is and how it does, from memory.
+    #[must_use]
+    pub fn backend(&self) -> BackendFacts {
+        let status = self.inner.backend.status();
+        let mut containers: BTreeMap<_, (usize, usize)> =
+            pouch_containerd::Kind::ALL.map(|kind| (kind, (0, 0))).into();
+        for view in self.list() {
+            let kind = view.elsewhere.as_ref().map_or(status.kind, |other| other.backend);
+            let (running, all) = containers.entry(kind).or_default();
+            *running += usize::from(view.state.is_running());
+            *all += 1;
+        }
+        let warnings = backend_warnings(&status);
+        BackendFacts { status, containers, warnings }
+    }
+
     /// Facts about the engine and its machine.
     ///
     /// # Errors
@@ -121,7 +163,9 @@ impl Engine {
             (ipv4_forwarding, "IPv4 forwarding is disabled"),
         ];
         let lacking = lacking.into_iter().filter(|(there, _)| !there);
-        let warnings = lacking.map(|(_, text)| format!("WARNING: {text}")).collect();
+        let mut warnings: Vec<String> =
+            lacking.map(|(_, text)| format!("WARNING: {text}")).collect();
+        warnings.extend(backend_warnings(&inner.backend.status()));
         Ok(Info {
             id: self.installation_id()?,
             containers,

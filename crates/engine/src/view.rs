@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use pouch_types::spec::{ContainerSpec, MountSpec, Port, Propagation};
 use pouch_types::{ContainerId, ContainerName, ExecId, ImageId};
 
+use crate::elsewhere::Elsewhere;
+
 /// A container at one moment.
 #[derive(Debug, Clone)]
 pub struct ContainerView {
@@ -45,6 +47,9 @@ pub struct ContainerView {
     pub execs: Vec<ExecId>,
     /// Upper directory of the root file system.
     pub upper_dir: Option<PathBuf>,
+    /// Set when the other backend holds its run: then most of what could be done with it is
+    /// refused, and `state` is what can be seen from here.
+    pub elsewhere: Option<Elsewhere>,
 }
 
 /// The word that `ps` shows.

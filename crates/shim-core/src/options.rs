@@ -198,4 +198,23 @@ mod tests {
         message.log.as_mut().unwrap().driver = "syslog".to_owned();
         assert!(parse(Some(&pack(&message))).is_err());
     }
+
+    /// The bytes, not the message: daemon and shim may be of different builds.
+    #[test]
+    fn those_of_another_build_are_read() {
+        let parse_bytes = |value: &[u8]| {
+            let url = options::OPTIONS_TYPE.to_owned();
+            parse(Some(&Any { type_url: url, value: value.to_vec(), ..Any::default() }))
+        };
+        // A daemon that knows less: everything that it does not say has a default.
+        let least = parse_bytes(b"\x2a\x02/e\x30\x07").unwrap();
+        assert_eq!(least.exit_file.as_deref(), Some(Path::new("/e")));
+        assert_eq!((least.generation, least.stdin_once, least.log), (7, false, None));
+        assert_eq!(least.root, Path::new("/run/pouch-runtime/ns"));
+        // One that knows more: a number, bytes and fixed words under numbers that are not taken.
+        let more = b"\x2a\x02/e\xc0\x3e\x01\xca\x3e\x03new\x30\x07\xd5\x3e\x00\x00\x00\x00";
+        let more = parse_bytes(more).unwrap();
+        assert_eq!((more.exit_file, more.generation), (least.exit_file, 7));
+        assert!(parse_bytes(b"\x2a\x09/e").is_err(), "cut off");
+    }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::outcome::Outcome;
 use crate::programs::in_path;
 use crate::wait::within;
 
@@ -161,6 +162,25 @@ impl Containerd {
         }
     }
 
+    /// What a power failure does: it, its shims and its state are gone, and it is started again.
+    /// The shims' containers are the caller's to end.
+    pub fn power_off(&mut self) {
+        self.kill9();
+        self.end_shims();
+        let _ = std::fs::remove_dir_all(self.path("state"));
+        self.start_again();
+    }
+
+    fn end_shims(&self) {
+        for (pid, _) in self.shims() {
+            send(pid, Signal::CONT);
+            send(pid, Signal::KILL);
+        }
+        for mount in crate::census::mounts(self.dir.path()).iter().rev() {
+            let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+
     /// Ends it in order. Containers go on.
     pub fn stop(&mut self) {
         let mut child = self.child.take().expect("a running containerd");
@@ -176,6 +196,14 @@ impl Containerd {
     #[track_caller]
     #[must_use]
     pub fn ctr(&self, words: &[&str]) -> String {
+        let outcome = self.try_ctr(words);
+        outcome.check();
+        outcome.stdout
+    }
+
+    /// Runs `ctr` against it; exits with 124 after a minute.
+    #[must_use]
+    pub fn try_ctr(&self, words: &[&str]) -> Outcome {
         // The one that belongs to the binary comes first.
         let beside = self.binary.with_file_name("ctr");
         let ctr = if beside.exists() { beside } else { "ctr".into() };
@@ -188,9 +216,7 @@ impl Containerd {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ctr {}: {said}", words.join(" "));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        Outcome::new(format!("ctr {}", words.join(" ")), &output)
     }
 
     /// Calls that it has begun to serve since its start.
@@ -274,13 +300,7 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         self.kill9();
-        for (pid, _) in self.shims() {
-            send(pid, Signal::CONT);
-            send(pid, Signal::KILL);
-        }
-        for mount in crate::census::mounts(self.dir.path()).iter().rev() {
-            let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
-        }
+        self.end_shims();
     }
 }
 

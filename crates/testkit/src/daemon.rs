@@ -37,9 +37,21 @@ pub struct Daemon {
     netns: Netns,
     flags: Vec<String>,
     containerd: Option<Containerd>,
+    backend: Backend,
+    /// Where its programs are, when not those under test.
+    programs: Option<PathBuf>,
     child: Option<Child>,
     /// How often it was started.
     pub(crate) starts: u32,
+}
+
+/// Which backend a daemon with a containerd serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// The embedded one; containerd runs beside it.
+    Local,
+    /// That containerd.
+    Remote,
 }
 
 impl Daemon {
@@ -51,16 +63,16 @@ impl Daemon {
         let dir = tempfile::Builder::new().prefix("pt").tempdir_in("/var/tmp").unwrap();
         std::fs::create_dir(dir.path().join("home")).unwrap();
         let netns = Netns::new(tag.clone());
-        let mut flags = host.flags;
         let containerd = (host.on_containerd || remote()).then(|| {
             let binary = Containerd::binary().expect("a containerd to put the daemon on");
             let place = format!("--net={}", netns.path().display());
-            let containerd = Containerd::start_by(&binary, &["nsenter", &place, "--"]);
-            flags.extend(["--backend", "remote", "--containerd"].map(str::to_owned));
-            flags.push(containerd.socket().display().to_string());
-            containerd
+            Containerd::start_by(&binary, &["nsenter", &place, "--"])
         });
-        let mut daemon = Self { dir, tag, netns, flags, containerd, child: None, starts: 0 };
+        let backend = if containerd.is_some() { Backend::Remote } else { Backend::Local };
+        let flags = host.flags;
+        let (programs, child, starts) = (None, None, 0);
+        let mut daemon =
+            Self { dir, tag, netns, flags, containerd, backend, programs, child, starts };
         daemon.spawn(&[]);
         if !host.bare {
             daemon.import("busybox", crate::busybox(), &["CMD [\"sh\"]"]);
@@ -75,7 +87,14 @@ impl Daemon {
 
     fn spawn(&mut self, environment: &[(String, String)]) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = self.netns.command(program("pouchd"));
+        let pouchd = match &self.programs {
+            Some(dir) => dir.join("pouchd"),
+            None => program("pouchd"),
+        };
+        let mut command = self.netns.command(pouchd);
+        if let (Some(containerd), Backend::Remote) = (&self.containerd, self.backend) {
+            command.args(["--backend", "remote", "--containerd"]).arg(containerd.socket());
+        }
         // The machine's own policy is none of a test's, which may bring one.
         let own = self.flags.iter().any(|flag| flag.starts_with("--image-policy"));
         let policy = (!own).then_some("--image-policy=");
@@ -233,11 +252,34 @@ impl Daemon {
         self.spawn(&[]);
     }
 
+    /// As [`Daemon::start_again`], with another backend, or the same.
+    #[track_caller]
+    pub fn start_again_on(&mut self, backend: Backend) {
+        self.backend = backend;
+        self.start_again();
+    }
+
     /// Starts the daemon again with a variable in its environment.
     #[track_caller]
     pub fn start_again_with(&mut self, name: &str, value: &str) {
         assert!(self.child.is_none(), "the daemon still runs");
         self.spawn(&[(name.to_owned(), value.to_owned())]);
+    }
+
+    /// Stops in order and starts again with another backend, or the same.
+    #[track_caller]
+    pub fn restart_on(&mut self, backend: Backend) {
+        assert!(self.containerd.is_some(), "there is no containerd");
+        self.stop();
+        self.start_again_on(backend);
+    }
+
+    /// Stops in order and starts the programs in another directory, or those under test.
+    #[track_caller]
+    pub fn restart_from(&mut self, programs: Option<&Path>) {
+        self.stop();
+        self.programs = programs.map(Path::to_owned);
+        self.start_again();
     }
 
     /// Stops in order and starts again.
@@ -258,7 +300,14 @@ impl Daemon {
     /// rules and the state directory are gone. Only the kernel's boot id stays what it was.
     pub fn power_off(&mut self) {
         self.demolish();
+        if let Some(containerd) = &mut self.containerd {
+            containerd.power_off();
+        }
         let _ = std::fs::remove_dir_all(self.exec_root());
+        // A new namespace begins with the host's value.
+        let sysctl = "/proc/sys/net/ipv4/ip_forward";
+        let value = std::fs::read(sysctl).unwrap_or_default();
+        self.netns.enter(|| std::fs::write(sysctl, value)).unwrap();
         let netns = &self.netns;
         for words in [&["ip", "link", "delete", &self.bridge()][..], &["nft", "flush", "ruleset"]] {
             let _ = netns.command(words[0]).args(&words[1..]).stderr(Stdio::null()).status();
@@ -554,7 +603,7 @@ impl Daemon {
 }
 
 /// Whether tests are to run over a containerd: `POUCH_E2E_BACKEND=remote`.
-fn remote() -> bool {
+pub(crate) fn remote() -> bool {
     std::env::var_os("POUCH_E2E_BACKEND").is_some_and(|backend| backend == "remote")
 }
 
@@ -563,6 +612,12 @@ fn send(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
+}
+
+/// Runs a client of [`Daemon::docker_command`] to its end, without input.
+#[must_use]
+pub fn to_its_end(command: Command) -> Outcome {
+    run(command, None)
 }
 
 /// Runs a client to its end. A hanging one is killed after a minute, which exits with 124.

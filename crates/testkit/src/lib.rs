@@ -30,7 +30,7 @@ mod wait;
 pub use archive::{Archive, busybox, docker_archive};
 pub use census::Census;
 pub use containerd::{Calls, Containerd};
-pub use daemon::Daemon;
+pub use daemon::{Backend, Daemon, to_its_end};
 pub use fault::{Fault, FaultProxy, Seen, dead_port};
 pub use host::Host;
 pub use http::{Answer, Connection};
@@ -41,6 +41,15 @@ pub use programs::{have, program};
 pub use registry::{Access, LocalRegistry, Registry, RegistryOptions};
 pub use shelf::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Shelf, describe, noise};
 pub use wait::{eventually, is_alive, within};
+
+/// Whether tests run on the embedded backend; prints `what` is not for a containerd otherwise.
+#[must_use]
+pub fn embedded(what: &str) -> bool {
+    if daemon::remote() {
+        println!("not over containerd: {what}");
+    }
+    !daemon::remote()
+}
 
 /// Runs `test` on a fresh daemon with the image `busybox`.
 pub fn daemon(test: impl FnOnce(&mut Daemon)) {

@@ -1,6 +1,7 @@
 //! The commands. Each takes the session and its flags and returns the exit code.
 
 pub(crate) mod attach;
+pub(crate) mod backend;
 pub(crate) mod container;
 pub(crate) mod cp;
 pub(crate) mod exec;

@@ -9,9 +9,11 @@ use axum::routing::get;
 use futures::{StreamExt, stream};
 use http::StatusCode;
 use jiff::Timestamp;
+use pouch_containerd::Link;
 use pouch_docker_types::system::{
-    Commit, DiskUsage, IndexInfo, Info, PluginsInfo, RegistryConfig, RuntimeInfo, SwarmInfo,
-    Version, VersionComponent, VersionPlatform,
+    BackendContainerd, BackendContainers, BackendInfo, Commit, ContainerdInfo,
+    ContainerdNamespaces, DiskUsage, IndexInfo, Info, PluginsInfo, RegistryConfig, RuntimeInfo,
+    SwarmInfo, Version, VersionComponent, VersionPlatform,
 };
 use pouch_docker_types::volume::VolumeUsage;
 use pouch_engine::{EventKind, Status, system};
@@ -33,6 +35,41 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/info", get(info))
         .route("/events", get(events))
         .route("/system/df", get(disk_usage))
+        // Not Docker's: a path that it will not take.
+        .route("/pouch/backend", get(backend))
+}
+
+async fn backend(State(api): State<Shared>) -> ApiResult<Response> {
+    let facts = api.engine.backend();
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let containers = facts.containers.iter().map(|(kind, (running, total))| {
+        let count = BackendContainers { running: number(*running), total: number(*total) };
+        (kind.to_string(), count)
+    });
+    let status = facts.status;
+    ok(&BackendInfo {
+        backend: status.kind.to_string(),
+        version: status.version,
+        image_store: "local".to_owned(),
+        containerd: status.remote.map(|remote| {
+            let (state, since, error) = match remote.link {
+                Link::Up { since } => ("connected", since, String::new()),
+                Link::Down { since, error } => ("unavailable", since, error),
+            };
+            BackendContainerd {
+                socket: remote.socket.display().to_string(),
+                namespace: remote.namespace,
+                state: state.to_owned(),
+                since: time::write(Some(since)),
+                error,
+                connections: number(remote.pool.connections),
+                open_connections: number(remote.pool.open),
+                calls_in_flight: number(remote.pool.in_flight),
+            }
+        }),
+        containers: containers.collect(),
+        warnings: facts.warnings,
+    })
 }
 
 async fn version(State(api): State<Shared>) -> ApiResult<Response> {
@@ -216,7 +253,13 @@ fn write_info(api: &Api, facts: system::Info) -> Info {
         default_address_pools: Vec::new(),
         firewall_backend: None,
         cdi_spec_dirs: Vec::new(),
-        containerd: None,
+        containerd: api.engine.backend().status.remote.map(|remote| ContainerdInfo {
+            address: remote.socket.display().to_string(),
+            namespaces: ContainerdNamespaces {
+                containers: remote.namespace.clone(),
+                plugins: remote.namespace,
+            },
+        }),
         warnings: (!facts.warnings.is_empty()).then_some(facts.warnings),
     }
 }

@@ -21,6 +21,14 @@ pub(crate) const STORAGE_DRIVER: &str = "overlay2";
 
 /// The sentence in the STATUS column of `docker ps`.
 pub(crate) fn status(view: &ContainerView, now: Timestamp) -> String {
+    let sentence = life(view, now);
+    match &view.elsewhere {
+        None => sentence,
+        Some(elsewhere) => format!("{sentence} (backend {})", elsewhere.backend),
+    }
+}
+
+fn life(view: &ContainerView, now: Timestamp) -> String {
     let state = &view.state;
     let since = |time: Option<Timestamp>| {
         time.map_or_else(String::new, |time| time::human(now.duration_since(time)))

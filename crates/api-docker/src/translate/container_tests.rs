@@ -103,6 +103,7 @@ pub(crate) fn running() -> ContainerView {
         dir: PathBuf::from("/var/lib/pouch/containers/c0ffee"),
         execs: vec![],
         upper_dir: Some(PathBuf::from("/var/lib/pouch/upper")),
+        elsewhere: None,
     }
 }
 

@@ -67,6 +67,14 @@ impl Client {
         self.bytes(Call::get("/info")).await
     }
 
+    /// `GET /pouch/backend`, undecoded. Other daemons than pouchd do not have it.
+    ///
+    /// # Errors
+    /// When the daemon does not answer, or has no such page.
+    pub async fn backend_raw(&self) -> Result<Bytes, ClientError> {
+        self.bytes(Call::get("/pouch/backend")).await
+    }
+
     /// `GET /events`: from `since` on, then as they happen.
     ///
     /// # Errors

@@ -31,12 +31,10 @@ use super::strays::Strays;
 use super::task::{self, RemoteTask, Streams};
 use super::{Shared, labels};
 use crate::{
-    Container, CreateRequest, Error, ExitStatus, Loaded, LoadedTask, Result, Stdin, Stdio, Task,
-    Terminal, options,
+    Container, CreateRequest, Error, ExitStatus, Kind, Loaded, LoadedTask, Result, Stdin, Stdio,
+    Task, Terminal, options,
 };
 
-/// Name of the directory of runs in the state directory.
-pub(crate) const DIRECTORY: &str = "r";
 /// Name of the type by which containerd's clients know a specification.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 /// Member of a specification.
@@ -261,7 +259,7 @@ async fn clear(id: &ContainerId, dir: &Path) -> Result<()> {
 
 /// Our directory of a run.
 fn directory(shared: &Shared, id: &ContainerId) -> PathBuf {
-    shared.config.state.join(DIRECTORY).join(id.as_str())
+    Kind::Remote.run_dir(&shared.config.state, id)
 }
 
 /// Where the end of a run below a foreign shim is to be recorded, from its labels.

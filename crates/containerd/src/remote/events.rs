@@ -16,7 +16,7 @@ use pouch_containerd_grpc::events::{
 use pouch_containerd_grpc::tasks::{GetRequest, Process, Status};
 use pouch_containerd_grpc::{Message, Request, Streaming, any, to_jiff};
 use pouch_types::{Classified as _, ContainerId, ErrorKind};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::call::{Call, QUICK};
@@ -43,13 +43,14 @@ const MARK_TYPE: &str = "containerd.events.NamespaceUpdate";
 /// Exit code of an exec whose end nobody knows any more.
 const UNKNOWN_CODE: i32 = 255;
 
-/// Feeds `events` until nobody receives them. `subscribed` becomes true with the first connection.
+/// Feeds `events` until nobody receives them. `first` is told how the first connection went: made,
+/// or refused by a server that answers. One that does not answer is tried again.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     events: mpsc::Sender<Event>,
-    subscribed: watch::Sender<bool>,
+    first: oneshot::Sender<Result<()>>,
 ) {
-    let feed = Feed { shared, events };
+    let mut feed = Feed { shared, events, first: Some(first) };
     let mut pause = PAUSES.0;
     // Said once per absence; what is tried in it is for who debugs.
     let mut told = false;
@@ -58,10 +59,19 @@ pub(crate) async fn run(
         // Cancel-safe: a connection may be dropped at any time.
         let ended = tokio::select! {
             () = gone.closed() => return,
-            ended = feed.connection(&subscribed) => ended,
+            ended = feed.connection() => ended,
         };
+        feed.shared.server().lost(match &ended {
+            Ok(broken) => broken.clone(),
+            Err(error) => error.to_string(),
+        });
         match ended {
-            Ok(()) => (pause, told) = (PAUSES.0, false),
+            Ok(_) => (pause, told) = (PAUSES.0, false),
+            Err(error) if error.kind() != ErrorKind::Unavailable && feed.first.is_some() => {
+                // The consumer that is told may have given up by now.
+                let _ = feed.first.take().map(|first| first.send(Err(error)));
+                return;
+            }
             Err(error) if told => tracing::debug!(%error, "the events are still not heard"),
             Err(error) => {
                 told = true;
@@ -81,31 +91,39 @@ enum Heard {
 struct Feed {
     shared: Arc<Shared>,
     events: mpsc::Sender<Event>,
+    /// Whom to tell of the first connection.
+    first: Option<oneshot::Sender<Result<()>>>,
 }
 
 impl Feed {
-    /// One connection, from subscription to loss. An error is one before the stream was in use.
-    async fn connection(&self, subscribed: &watch::Sender<bool>) -> Result<()> {
+    /// One connection, from subscription to loss, with what ended it. An error is one before the
+    /// stream was in use.
+    async fn connection(&mut self) -> Result<String> {
         let mut stream = self.subscribe().await?;
-        if subscribed.send_replace(true) {
-            tracing::info!("the events of containerd are heard again");
-            self.reconcile().await?;
-        } else {
+        self.shared.server().found();
+        if let Some(first) = self.first.take() {
+            let _ = first.send(Ok(()));
             // Events wait in the stream until the runs of before are known.
             let mut loaded = self.shared.loaded.subscribe();
             let _ = loaded.wait_for(|yes| *yes).await;
+        } else {
+            tracing::info!("the events of containerd are heard again");
+            // It may be another one than before.
+            let version = super::ask_version(&self.shared.pool).await?;
+            self.shared.server().version = version;
+            self.reconcile().await?;
         }
         loop {
             match stream.message().await {
                 Ok(Some(envelope)) => self.take(&envelope).await,
                 Ok(None) => {
                     tracing::warn!("containerd ended the stream of events");
-                    return Ok(());
+                    return Ok("it ended the stream of events".to_owned());
                 }
                 Err(status) => {
                     let error = status.message();
                     tracing::warn!(error, "the stream of events of containerd broke");
-                    return Ok(());
+                    return Ok(error.to_owned());
                 }
             }
         }

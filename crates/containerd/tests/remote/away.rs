@@ -1,9 +1,7 @@
 //! containerd or a shim dies, hangs, comes back, or never was.
 
-use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use pouch_containerd::remote::Remote;
 use pouch_containerd::*;
 use pouch_types::{Classified as _, ErrorKind, Signal};
 use rustix::process::{Pid, Signal as RawSignal, kill_process};
@@ -136,28 +134,4 @@ async fn a_shim_that_hangs_is_ended_by_force() {
     assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
     assert!(!pouch_testkit::is_alive(task.pid()));
     rig.assert_empty();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_containerd_is_told() {
-    let Some(rig) = Rig::new().await else { return };
-    let socket = rig.dir.path().join("other.sock");
-    let mut config = rig.config("here");
-    config.socket = socket.clone();
-    config.patience = Duration::from_millis(500);
-    let error = Remote::open(config.clone()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.to_string().contains("other.sock"), "{error}");
-
-    let listener = UnixListener::bind(&socket).unwrap();
-    std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            let _ = std::io::Write::write_all(&mut stream, b"SSH-2.0-x\r\n");
-        }
-    });
-    let error = Remote::open(config.clone()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-
-    config.namespace = "no/namespace".to_owned();
-    assert!(Remote::open(config).await.is_err());
 }

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod away;
+mod ctr;
 mod foreign;
 mod life;
 mod rig;
+mod strangers;

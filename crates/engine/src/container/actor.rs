@@ -14,8 +14,9 @@ use pouch_types::{ContainerName, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::record::Record;
-use super::state::{Announcement, Effect, Event, Force, Phase, Refused, Rules, State};
+use super::state::{Announcement, Effect, Event, Exit, Force, Phase, Refused, Rules, State};
 use super::{Container, Snapshot};
+use crate::elsewhere::{self, Elsewhere, Seen};
 use crate::engine::Inner;
 use crate::lifecycle::{cleanup, remove, start};
 use crate::view::{ContainerView, EndpointView, Health, HealthStatus, StateView, Status};
@@ -42,6 +43,8 @@ pub(crate) enum Message {
     Health(u64, Health),
     /// An exec began or ended.
     Exec(pouch_types::ExecId),
+    /// What can be seen now of a run that the other backend holds.
+    Seen(Seen),
 }
 
 /// Whether anonymous volumes go with the container.
@@ -67,6 +70,8 @@ pub(crate) struct Volatile {
     pub(crate) sandbox_key: Option<std::path::PathBuf>,
     pub(crate) health: Option<Health>,
     pub(crate) execs: Vec<pouch_types::ExecId>,
+    /// Set for as long as this daemon serves, when the other backend holds the run.
+    pub(crate) elsewhere: Option<Elsewhere>,
 }
 
 pub(crate) struct Actor {
@@ -112,19 +117,28 @@ fn snapshot(engine: &Inner, record: &Record, volatile: &Volatile, ends: u64) -> 
         .argv
         .split_first()
         .map_or_else(Default::default, |(path, args)| (path.clone(), args.to_vec()));
+    let elsewhere = volatile.elsewhere.clone();
+    let mut spec = record.spec.clone();
+    let (phase, state_view) = match &elsewhere {
+        None => (state.phase, state_view(state, volatile.health.clone())),
+        Some(elsewhere) => {
+            spec.labels.insert(elsewhere::LABEL.to_owned(), elsewhere.backend.to_string());
+            from_outside(state, elsewhere)
+        }
+    };
     Snapshot {
-        phase: state.phase,
+        phase,
         generation: state.generation,
         ends,
         view: Arc::new(ContainerView {
             id: record.id.clone(),
             name: record.name.clone(),
             created: record.created,
-            spec: Arc::new(record.spec.clone()),
+            spec: Arc::new(spec),
             image: record.image.clone(),
             path,
             args,
-            state: state_view(state, volatile.health.clone()),
+            state: state_view,
             restart_count: state.restart_count,
             endpoints: volatile.endpoints.clone(),
             sandbox_key: volatile.sandbox_key.clone(),
@@ -133,6 +147,7 @@ fn snapshot(engine: &Inner, record: &Record, volatile: &Volatile, ends: u64) -> 
             upper_dir: Some(engine.snapshots.upper_path(&record.id)),
             dir,
             execs: volatile.execs.clone(),
+            elsewhere,
         }),
     }
 }
@@ -164,6 +179,29 @@ fn state_view(state: &State, health: Option<Health>) -> StateView {
     }
 }
 
+/// Phase and state of a container that the other backend holds.
+fn from_outside(state: &State, elsewhere: &Elsewhere) -> (Phase, StateView) {
+    let runs = matches!(state.phase, Phase::Running | Phase::Paused | Phase::Starting);
+    let mut seen = state.clone();
+    match elsewhere.seen {
+        Seen::Running if runs && state.phase == Phase::Paused => {}
+        Seen::Running if runs => seen.phase = Phase::Running,
+        // Its end was taken note of before, and what is left of it was not removed.
+        Seen::Running => {}
+        Seen::Ended(exit) => (seen.phase, seen.exit) = (Phase::Exited, Some(exit)),
+        Seen::Lost if runs => {
+            seen.phase = Phase::Exited;
+            seen.exit = Some(Exit { code: 255, at: Timestamp::now(), oom_killed: false });
+        }
+        Seen::Lost => {}
+    }
+    if !matches!(seen.phase, Phase::Running | Phase::Paused) {
+        seen.pid = 0;
+    }
+    let view = StateView { error: elsewhere.explain(), ..state_view(&seen, None) };
+    (seen.phase, view)
+}
+
 impl Actor {
     async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
         while let Some(message) = mailbox.recv().await {
@@ -178,6 +216,7 @@ impl Actor {
     }
 
     async fn handle(&mut self, message: Message) {
+        let Some(message) = self.refuse_elsewhere(message) else { return };
         match message {
             Message::Event(event, reply) => {
                 let verdict = self.step(event).await;
@@ -218,7 +257,31 @@ impl Actor {
                 }
                 self.publish();
             }
+            Message::Seen(seen) => {
+                if let Some(elsewhere) = &mut self.volatile.elsewhere {
+                    elsewhere.seen = seen;
+                    self.publish();
+                }
+            }
         }
+    }
+
+    /// Answers what needs a run that the other backend holds. Its record stays as it is, but for
+    /// what does not concern the run.
+    fn refuse_elsewhere(&self, message: Message) -> Option<Message> {
+        let Some(elsewhere) = &self.volatile.elsewhere else { return Some(message) };
+        let refusal = || Err(elsewhere.refusal(&self.record.id));
+        match message {
+            Message::Event(_, reply) => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(Refused::Elsewhere));
+                }
+            }
+            Message::Start(reply) | Message::Remove(_, _, reply) => drop(reply.send(refusal())),
+            Message::StartDone { .. } | Message::Health(..) | Message::Exec(_) => {}
+            Message::Rename(..) | Message::Respec(..) | Message::Seen(_) => return Some(message),
+        }
+        None
     }
 
     async fn step(&mut self, event: Event) -> Result<(), Refused> {
@@ -230,9 +293,20 @@ impl Actor {
         }
         self.record.revision += 1;
         let starts = effects.iter().any(|e| matches!(e, Effect::StartTask(_)));
+        if starts {
+            self.record.backend = Some(self.engine.backend.status().kind);
+        }
         let commit = if starts { Some(self.submit().await) } else { None };
         if commit.is_none() && self.worth_keeping(&before) {
             self.persist_later().await;
+        }
+        if before.phase != Phase::Starting
+            && before.phase != self.record.state.phase
+            && matches!(self.record.state.phase, Phase::Running | Phase::Paused)
+        {
+            // Frozen or not is worth no durable write: who holds the run knows it, but a daemon
+            // with the other backend cannot ask.
+            self.write_copy();
         }
         self.publish();
         let mut commit = commit;

@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
+use pouch_containerd::Kind;
 use pouch_store::{Schema, StoreError};
 use pouch_types::spec::ContainerSpec;
 use pouch_types::{ContainerId, ContainerName, ImageId};
@@ -60,6 +61,10 @@ pub(crate) struct Record {
     pub(crate) boot_id: String,
     /// Counts changes; the higher of row and copy is newer.
     pub(crate) revision: u64,
+    /// Which backend made the current or last run; `None` before the first, and in records of
+    /// versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backend: Option<Kind>,
 }
 
 impl Record {
@@ -177,5 +182,45 @@ impl ExitFile {
         std::fs::File::open(dir.join(Self::NAME)).ok()?.take(65536).read_to_end(&mut text).ok()?;
         let exit: Self = serde_json::from_slice(&text).ok()?;
         (exit.generation == generation).then_some(exit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first schema wrote it, without what came later.
+    const FORMER: &str = include_str!("fixtures/record-1.json");
+
+    #[test]
+    fn a_record_of_an_earlier_build_is_read_and_says_no_backend() {
+        let record: Record = serde_json::from_str(FORMER).unwrap();
+        assert_eq!((record.backend, record.state.generation), (None, 3));
+        assert_eq!(record.spec.image_name, "busybox");
+    }
+
+    #[test]
+    fn a_record_of_a_later_build_is_read_without_what_is_not_known() {
+        let mut later: serde_json::Value = serde_json::from_str(FORMER).unwrap();
+        later["from_the_future"] = serde_json::json!({"a": [1]});
+        later["state"]["from_the_future"] = true.into();
+        later["backend"] = "remote".into();
+        let record: Record = serde_json::from_value(later).unwrap();
+        assert_eq!(record.backend, Some(Kind::Remote));
+    }
+
+    #[test]
+    fn exit_files_of_other_builds_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            std::fs::write(dir.path().join(ExitFile::NAME), text).unwrap();
+            ExitFile::read(dir.path(), 3).map(|exit| (exit.exit_status, exit.oom_killed))
+        };
+        let least = r#"{"generation":3,"exit_status":137,"exited_at":"2026-01-02T03:04:05Z"}"#;
+        assert_eq!(read(least), Some((137, false)));
+        let more = least.replace('}', r#","oom_killed":true,"pid":9,"from_the_future":{}}"#);
+        assert_eq!(read(&more), Some((137, true)));
+        assert_eq!(read(&least.replace(":3", ":2")), None, "an earlier run");
+        assert_eq!(read(&least[..30]), None, "half a file is none");
     }
 }

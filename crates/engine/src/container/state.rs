@@ -252,6 +252,8 @@ pub enum Refused {
     Removing,
     /// Remove of what runs, without force.
     RunningNotForced,
+    /// The other backend has it; said by its actor, not by the machine.
+    Elsewhere,
 }
 
 impl Default for State {
@@ -392,8 +394,8 @@ impl State {
         if generation != self.generation || self.phase != Phase::Starting {
             return Vec::new();
         }
-        self.phase = if self.started_at.is_none() && self.exit.is_none() {
-            // Docker leaves a container that never ran in `created`.
+        self.phase = if self.started_at.is_none() {
+            // Docker leaves a container that never ran in `created`, however often it failed.
             Phase::Created
         } else {
             Phase::Exited

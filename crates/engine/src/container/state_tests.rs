@@ -69,6 +69,18 @@ fn an_exit_may_overtake_the_answer_of_start() {
 }
 
 #[test]
+fn what_never_ran_stays_created_however_often_its_start_failed() {
+    let failed = |generation| Event::StartFailed {
+        generation,
+        code: 127,
+        error: "no such program".to_owned(),
+        at: at(1),
+    };
+    let (state, _) = run(NO, [Event::Start, failed(1), Event::Start, failed(2)]);
+    assert_eq!((state.phase, state.exit.unwrap().code), (Phase::Created, 127));
+}
+
+#[test]
 fn start_during_cleanup_waits_for_it() {
     let (state, effects) = run(
         NO,

@@ -106,6 +106,7 @@ pub(crate) async fn create(
             mounts,
             state: State::default(),
             boot_id: engine.boot_id.clone(),
+            backend: None,
             revision: 1,
             spec,
         };
@@ -246,7 +247,7 @@ async fn check(engine: &Inner, spec: &mut ContainerSpec) -> Result<Vec<String>, 
         && !engine.config.runtimes.contains_key(runtime)
         && !super::start::is_foreign_shim(engine, runtime)
     {
-        return Err(EngineError::invalid(format!("unknown or invalid runtime name: {runtime}")));
+        return Err(super::start::unknown_runtime(runtime));
     }
     if spec.auto_remove && spec.restart != pouch_types::spec::RestartPolicy::No {
         return Err(EngineError::invalid(

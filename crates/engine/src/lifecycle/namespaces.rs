@@ -67,6 +67,8 @@ pub(crate) fn foreseen(spec: &ContainerSpec) -> ResolvedNamespaces {
 /// The pid of a container that must run, for one of its namespaces.
 fn joined(engine: &Inner, key: &str) -> Result<(ContainerId, u32), EngineError> {
     let other = engine.index.find(key)?;
+    // Its pid is not one that is known for sure.
+    other.here()?;
     let view = other.view();
     if !view.state.is_running() {
         return Err(EngineError::conflict(format!(

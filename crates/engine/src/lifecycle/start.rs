@@ -307,10 +307,23 @@ fn create_request(
     })
 }
 
+/// That nothing runs containers by this name.
+pub(crate) fn unknown_runtime(name: &str) -> EngineError {
+    let hint = if name.starts_with(FOREIGN) {
+        ": shims of containerd need pouchd --backend remote"
+    } else {
+        ""
+    };
+    EngineError::invalid(format!("unknown or invalid runtime name: {name}{hint}"))
+}
+
+/// How names of containerd's shims begin.
+const FOREIGN: &str = "io.containerd.";
+
 /// Whether a runtime's name is that of a shim which the backend can start (`io.containerd.runc.v2`).
 pub(crate) fn is_foreign_shim(engine: &Inner, name: &str) -> bool {
     engine.backend.shims() == backend::Shims::Any
-        && name.starts_with("io.containerd.")
+        && name.starts_with(FOREIGN)
         && !engine.config.runtimes.contains_key(name)
 }
 
@@ -328,10 +341,7 @@ pub(crate) fn runtime_options(
             cgroup_driver: engine.config.cgroup_driver,
         });
     }
-    let runtime =
-        engine.config.runtimes.get(name).ok_or_else(|| {
-            EngineError::invalid(format!("unknown or invalid runtime name: {name}"))
-        })?;
+    let runtime = engine.config.runtimes.get(name).ok_or_else(|| unknown_runtime(name))?;
     Ok(backend::RuntimeOptions {
         shim: None,
         binary: runtime.path.clone(),

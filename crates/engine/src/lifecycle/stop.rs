@@ -94,6 +94,7 @@ impl Engine {
     pub async fn pause(&self, key: &str) -> Result<(), EngineError> {
         let container = self.find_free(key)?;
         self.detached(async move {
+            container.here()?;
             if container.snapshot().phase == Phase::Paused {
                 return Err(EngineError::conflict(format!(
                     "container {} is already paused",
@@ -114,6 +115,7 @@ impl Engine {
     pub async fn unpause(&self, key: &str) -> Result<(), EngineError> {
         let container = self.find_free(key)?;
         self.detached(async move {
+            container.here()?;
             if container.snapshot().phase != Phase::Paused {
                 return Err(EngineError::conflict(format!(
                     "container {} is not paused",
@@ -162,6 +164,9 @@ impl Engine {
     /// `NotFound`.
     pub fn wait(&self, key: &str, condition: WaitCondition) -> Result<Waiting, EngineError> {
         let container = self.find(key)?;
+        if container.view().state.is_running() {
+            container.here()?;
+        }
         let mut watch = container.watch();
         let ends = watch.borrow_and_update().ends;
         // The handle is held, so that the channel lives as long as somebody waits.
@@ -234,6 +239,8 @@ pub(crate) async fn stop(
     container: Arc<Container>,
     options: StopOptions,
 ) -> Result<(), EngineError> {
+    // Not `NotModified`, which it would be for one that does not run.
+    container.here()?;
     let view = container.view();
     match container.ask(Event::StopRequested).await {
         Err(error) if error.kind() == ErrorKind::Conflict => {

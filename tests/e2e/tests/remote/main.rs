@@ -3,14 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
+mod gone;
+mod many;
+mod moving;
+mod namespace;
+mod versions;
+
 use std::time::Duration;
 
 use pouch_testkit::{Containerd, Daemon, Host, eventually, have};
 
 /// Ends on SIGTERM, which a first process without a handler does not.
-const OBEDIENT: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+pub(crate) const OBEDIENT: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
 
-fn remote(test: impl FnOnce(&mut Daemon)) {
+pub(crate) fn remote(test: impl FnOnce(&mut Daemon)) {
     if Containerd::binary().is_some() {
         Host::new().on_containerd().run(test);
     }
@@ -141,8 +147,9 @@ fn a_foreign_shim_runs_containers_as_ours_does() {
         assert_eq!(outcome.stdout, "out\n");
         let echoed = d.docker_with(&run(&["--rm", "-i", "busybox", "cat"]), b"in and out");
         assert_eq!(echoed.ok(), "in and out");
-        let script =
-            "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); sleep 0.1; done; exit 9";
+        // Together more than a pipe holds.
+        let script = "i=0; while [ $i -lt 30 ]; do printf '%09000d\\n' $i; i=$((i+1)); \
+            sleep 0.1; done; exit 9";
         d.docker(&run(&["-d", "--name", "one", "busybox", "sh", "-c", script])).check();
         assert_eq!(d.docker(&["exec", "one", "echo", "well"]).ok(), "well");
         // A dead daemon blocks nothing and loses no line.
@@ -151,7 +158,11 @@ fn a_foreign_shim_runs_containers_as_ours_does() {
         d.start_again();
         eventually("the end is noticed", || d.state("one") == "exited");
         assert_eq!(d.inspect("one")["State"]["ExitCode"], 9);
-        assert_eq!(d.docker(&["logs", "one"]).ok().lines().count(), 30);
+        let logs = d.docker(&["logs", "one"]);
+        for (number, line) in logs.ok().lines().enumerate() {
+            assert_eq!((line.len(), line.parse::<usize>().ok()), (9000, Some(number)));
+        }
+        assert_eq!(logs.ok().lines().count(), 30);
         d.docker(&run(&["--rm", "busybox", "nowhere"])).exits(127);
         d.docker(&["create", "--runtime", "nothing", "busybox"]).fails_with("unknown or invalid");
     });
