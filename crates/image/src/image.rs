@@ -109,7 +109,7 @@ impl Packing {
 }
 
 /// One layer of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Layer {
     /// Digest of the uncompressed tar; names the unpacked layer.
     pub diff_id: Digest,

@@ -27,6 +27,7 @@ mod layer;
 mod layout;
 mod mount;
 mod reaper;
+mod roots;
 mod rounds;
 mod usage;
 
@@ -35,7 +36,8 @@ pub use changes::{Change, ChangeKind};
 pub use error::{Result, SnapshotError};
 pub use layer::{LayerInfo, SCHEMA};
 pub use layout::{SnapshotConfig, Snapshotter};
-pub use mount::MountEntry;
+pub use mount::{MountEntry, open_mounts};
+pub use roots::{DiffReader, Roots};
 pub use usage::Usage;
 
 use std::collections::BTreeMap;
