@@ -9,6 +9,7 @@ mod args;
 mod backend;
 mod config;
 mod daemon;
+mod image_store;
 mod listen;
 mod policy;
 mod settings;

@@ -18,6 +18,7 @@ mod container;
 mod events;
 mod exit_file;
 mod hung;
+mod images;
 mod keeper;
 mod linger;
 mod run;
@@ -41,6 +42,8 @@ use container::RemoteContainer;
 use linger::Lingering;
 use run::Runs;
 use strays::Strays;
+
+pub use images::{ImageFeed, ImageNews, Naming, image_mark};
 
 /// Events that may wait for their consumer; the stream waits in turn.
 const EVENT_QUEUE: usize = 1024;
@@ -96,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) runs: Runs,
     pub(crate) strays: Strays,
     pub(crate) lingering: Lingering,
+    pub(crate) images: Arc<ImageFeed>,
     /// Set once the containers of before are in `runs`, where events find them.
     loaded: watch::Sender<bool>,
 }
@@ -124,6 +128,7 @@ impl Remote {
             runs: Runs::default(),
             strays: Strays::default(),
             lingering: Lingering::default(),
+            images: Arc::default(),
             loaded: watch::Sender::new(false),
         });
         let (subscribed, mut first) = watch::channel(false);
@@ -139,6 +144,19 @@ impl Remote {
             }
         }
         Ok((Self { shared, version }, receiver))
+    }
+
+    /// The connections.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        self.shared.pool.clone()
+    }
+
+    /// News of images in the namespace but for those that carry the owner's
+    /// [mark](image_mark).
+    #[must_use]
+    pub fn images(&self) -> Arc<ImageFeed> {
+        Arc::clone(&self.shared.images)
     }
 
     /// What the server said of its version when the daemon started.

@@ -8,7 +8,7 @@ use pouch_cgroup::Layout;
 use pouch_containerd as backend;
 use pouch_image::Images;
 use pouch_network::Networks;
-use pouch_snapshot::Snapshotter;
+use pouch_snapshot::Roots;
 use pouch_store::Store;
 use pouch_types::ContainerId;
 use pouch_types::spec::Propagation;
@@ -44,7 +44,7 @@ pub struct Seams {
     /// Images.
     pub images: Images,
     /// Root file systems.
-    pub snapshots: Snapshotter,
+    pub snapshots: Arc<dyn Roots>,
     /// Networks.
     pub networks: Networks,
     /// Volumes.
@@ -74,7 +74,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) backend: Arc<dyn backend::Client>,
     pub(crate) images: Images,
-    pub(crate) snapshots: Snapshotter,
+    pub(crate) snapshots: Arc<dyn Roots>,
     pub(crate) networks: Networks,
     pub(crate) volumes: Volumes,
     pub(crate) index: Index,

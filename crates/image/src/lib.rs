@@ -64,7 +64,7 @@ pub use commit::CommitOptions;
 pub use config::{ContainerConfig, HealthConfig, ImageConfig};
 pub use error::{ImageError, InUse};
 pub use filter::{LabelFilter, ListFilter};
-pub use image::{Image, Layer, Owner, Owners, Packing, Step};
+pub use image::{Image, Layer, Owner, Owners, Packing, Step, chain_ids};
 pub use import::ImportOptions;
 pub use layers::{
     Kept, LayerBlob, LayerError, LayerStore, LayerStream, Opener, Unpacked, top as top_layer,
@@ -76,7 +76,7 @@ pub use push::{PushRequest, PushWhat};
 pub use registrar::{Ending, Hold, Maker, Named, Published, Registrar};
 pub use remote::Offer;
 pub use remove::{ImageUser, RemoveOptions, Removed};
-pub use rows::{Released, SCHEMA, release_image, use_image};
+pub use rows::{Released, SCHEMA, is_any, release_image, use_image};
 pub use save::SaveStream;
 pub use sweep::{Collect, PruneFilter, PruneReport, Usage};
 

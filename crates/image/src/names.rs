@@ -357,16 +357,16 @@ impl Images {
             let catalog = self.catalog();
             let Some(lost) = catalog.reference(&name).cloned() else { return Ok(()) };
             let id = lost.image;
-            let same = |other: &ImageRef| {
-                other.domain() == name.domain() && other.path() == name.path()
-            };
+            let same =
+                |other: &ImageRef| other.domain() == name.domain() && other.path() == name.path();
             let names = catalog.names(&id);
             let tagged = names.iter().any(|other| {
                 other.name != name && same(&other.name) && other.name.digest().is_none()
             });
             // With the last tag of a repository its digests go, as at a removal by us.
             let goes = |other: &Reference| {
-                other.name == name || (!tagged && same(&other.name) && other.name.digest().is_some())
+                other.name == name
+                    || (!tagged && same(&other.name) && other.name.digest().is_some())
             };
             let (gone, rest): (Vec<_>, Vec<_>) = names.into_iter().partition(goes);
             let images = match catalog.get(&id) {

@@ -335,3 +335,14 @@ pub(crate) fn delete_orphans(tx: &Transaction<'_>) -> Result<(), StoreError> {
     )?;
     Ok(())
 }
+
+/// Whether there are images.
+///
+/// # Errors
+/// The database.
+pub async fn is_any(store: &pouch_store::Store) -> Result<bool, ImageError> {
+    let found = |c: &Connection| -> Result<bool, ImageError> {
+        Ok(c.query_row("SELECT EXISTS (SELECT 1 FROM images)", [], |row| row.get(0))?)
+    };
+    store.read(found).await
+}

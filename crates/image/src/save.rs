@@ -135,7 +135,11 @@ impl Images {
 
     /// The manifest that an image came with, if it still describes the blobs that are here; else
     /// one of ours.
-    pub(crate) async fn manifest_of(&self, image: &Image, raw_config: &Bytes) -> Result<Bytes, ImageError> {
+    pub(crate) async fn manifest_of(
+        &self,
+        image: &Image,
+        raw_config: &Bytes,
+    ) -> Result<Bytes, ImageError> {
         match self.manifest_it_came_with(image).await? {
             Some(raw) => Ok(raw),
             None => manifest_of_ours(image, raw_config),

@@ -185,7 +185,9 @@ impl Classified for SnapshotError {
             Self::UnpackCrashed { .. } | Self::Insecure { .. } | Self::Damaged { .. } => {
                 ErrorKind::Internal
             }
-            Self::Io { source, .. } | Self::Mount { source, .. } => pouch_types::error::io_kind(source),
+            Self::Io { source, .. } | Self::Mount { source, .. } => {
+                pouch_types::error::io_kind(source)
+            }
             Self::Tree(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Cancelled => ErrorKind::Cancelled,

@@ -32,7 +32,7 @@ mod rounds;
 mod usage;
 
 pub use archive::{ArchiveReader, CopyReport, PathStat, PutOptions, PutReport, Replace, Unpacker};
-pub use changes::{Change, ChangeKind};
+pub use changes::{Change, ChangeKind, changes_in};
 pub use error::{Result, SnapshotError};
 pub use layer::{LayerInfo, SCHEMA};
 pub use layout::{SnapshotConfig, Snapshotter};
