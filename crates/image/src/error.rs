@@ -108,7 +108,7 @@ pub enum ImageError {
     #[error("image store: {0}")]
     Registrar(&'static str, #[source] LayerError),
     /// Layers of an image are gone, and what they could be made from too.
-    #[error("image {image} is not complete any more in containerd: remove and pull it again")]
+    #[error("image {image} is not complete any more: remove and pull it again")]
     Incomplete {
         /// First 12 digits of the image.
         image: String,

@@ -41,6 +41,11 @@ fn wanted(id: &Digest, references: &[Reference]) -> BTreeSet<String> {
     chosen.into_iter().map(|reference| reference.name.to_string()).collect()
 }
 
+/// The reference that a name in the registrar is, spelled out as all of them are there.
+fn full_name(text: &str) -> Option<ImageRef> {
+    text.parse::<ImageRef>().ok().filter(|name| name.to_string() == text)
+}
+
 fn failed(doing: &'static str) -> impl FnOnce(LayerError) -> ImageError {
     move |source| ImageError::Registrar(doing, source)
 }
@@ -255,12 +260,13 @@ impl Images {
     /// Whether a name means anything here.
     #[must_use]
     pub fn is_named(&self, name: &str) -> bool {
-        name.parse::<ImageRef>().is_ok_and(|name| self.catalog().reference(&name).is_some())
+        full_name(name).is_some_and(|name| self.catalog().reference(&name).is_some())
     }
 
     async fn follow_named(&self, named: &Named) {
-        // What is no name of an image (CRI names images by their ids too) means nothing here.
-        let Ok(name) = named.name.parse::<ImageRef>() else { return };
+        // What is no full name of an image means nothing here: CRI names images by their ids too,
+        // and what is short there would be another name here.
+        let Some(name) = full_name(&named.name) else { return };
         {
             let catalog = self.catalog();
             if let Some(known) = catalog.reference(&name)
@@ -351,7 +357,7 @@ impl Images {
 
     /// Somebody else took a name away.
     async fn lose(&self, name: &str) -> Result<(), ImageError> {
-        let Ok(name) = name.parse::<ImageRef>() else { return Ok(()) };
+        let Some(name) = full_name(name) else { return Ok(()) };
         let change = self.0.change.lock().await;
         let (plan, id) = {
             let catalog = self.catalog();
@@ -429,5 +435,9 @@ mod tests {
         assert_eq!(one, BTreeSet::from([format!("docker.io/library/busybox@{id}")]));
         assert_eq!(wanted(&id, &[]), BTreeSet::from([nameless(&id)]));
         assert!(nameless(&id).parse::<ImageRef>().is_err(), "nobody can type it");
+        assert!(full_name("docker.io/library/busybox:latest").is_some());
+        for other in ["busybox:latest", "docker.io/library/busybox", &id.to_string(), "<none>@x"] {
+            assert!(full_name(other).is_none(), "{other}");
+        }
     }
 }

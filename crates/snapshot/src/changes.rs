@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use pouch_rootfd::{Metadata, PinnedFd, RootFd};
 use pouch_types::ContainerId;
@@ -72,7 +72,9 @@ pub fn changes_in(layer: impl Read, lower: Option<RootFd>) -> Result<Vec<Change>
     for entry in archive.entries().map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let path = entry.path().map_err(unreadable)?;
-        let path = Path::new("/").join(path.strip_prefix("/").unwrap_or(&path));
+        // By its parts: directories are named with a slash at the end.
+        let parts = path.components().filter(|part| matches!(part, Component::Normal(_)));
+        let path: PathBuf = std::iter::once(Component::RootDir).chain(parts).collect();
         let Some(name) = path.file_name() else { continue };
         if name == OPAQUE {
             continue;
