@@ -2,12 +2,14 @@
 //!
 //! The mounts of each are kept in `<directory>/<container id>`, so that neither a start nor a look
 //! at a container asks for them. The file comes before the snapshot and goes after it: what a crash
-//! left in containerd has a file without mounts here and goes with it.
+//! left in containerd has a file without mounts here and goes with it. A removal that fails because
+//! containerd is away is tried again until it succeeds; while there is none, nothing runs here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pouch_containerd::Error;
@@ -17,7 +19,7 @@ use pouch_containerd_grpc::types::Mount;
 use pouch_image::Packing;
 use pouch_rootfd::RootFd;
 use pouch_snapshot::{Change, DiffReader, MountEntry, Roots, SnapshotError, Unpacker, Usage};
-use pouch_types::{Classified as _, ContainerId, Digest};
+use pouch_types::{Classified as _, ContainerId, Digest, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::call::{LAYER, TREE};
@@ -30,6 +32,9 @@ type Result<T> = std::result::Result<T, SnapshotError>;
 const ROOT: &str = "containerd.io/gc.root";
 /// Longest file of a record: the mounts of 127 layers are a tenth of it.
 const RECORD_MAX: u64 = 1 << 20;
+
+/// The first and the longest pause between attempts to remove what containerd was away for.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// A root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +59,8 @@ struct Entry {
 pub(crate) struct Records {
     directory: PathBuf,
     known: Mutex<HashMap<ContainerId, Record>>,
+    /// Those that are to go; there is a task for them while there are any.
+    doomed: Mutex<HashSet<ContainerId>>,
 }
 
 impl Records {
@@ -74,7 +81,7 @@ impl Records {
             });
             known.insert(id, record);
         }
-        Ok(Self { directory, known: Mutex::new(known) })
+        Ok(Self { directory, known: Mutex::new(known), doomed: Mutex::default() })
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<ContainerId, Record>> {
@@ -82,12 +89,16 @@ impl Records {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn doomed(&self) -> MutexGuard<'_, HashSet<ContainerId>> {
+        self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn get(&self, key: &ContainerId) -> Option<Record> {
         self.known().get(key).cloned()
     }
 
-    /// Writes a record down. Not synced: what a power failure takes is made up for by the caller's
-    /// own records, as far as it has any.
+    /// Writes a record down. Not synced by itself: the commit of the container's row, which follows
+    /// on the same file system, takes the file along.
     async fn put(&self, key: &ContainerId, record: Record) -> std::io::Result<()> {
         self.known().insert(key.clone(), record.clone());
         let (directory, name) = (self.directory.clone(), key.to_string());
@@ -271,6 +282,56 @@ impl ContainerdStore {
     }
 }
 
+impl ContainerdStore {
+    async fn remove_now(&self, key: &ContainerId) -> Result<()> {
+        let shared = &self.shared;
+        let Some(record) = shared.roots.get(key) else { return Ok(()) };
+        // A damaged record does not say.
+        let snapshotter = match record.snapshotter.as_str() {
+            "" => &shared.config.snapshotter,
+            known => known,
+        };
+        let removed = shared.remove_snapshot(snapshotter, key.as_str()).await;
+        removed.map_err(failed(format!("remove the snapshot of {snapshotter}")))?;
+        shared.roots.forget(key).map_err(shared.roots.io("remove", key))
+    }
+
+    /// Removes a root as soon as it can be done.
+    fn remove_later(&self, key: ContainerId) {
+        let mut doomed = self.shared.roots.doomed();
+        let first = doomed.is_empty();
+        doomed.insert(key);
+        if first {
+            self.shared.runtime.spawn(sweep(self.clone()));
+        }
+    }
+}
+
+async fn sweep(store: ContainerdStore) {
+    let mut pause = PAUSES.0;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+        let doomed: Vec<ContainerId> = store.shared.roots.doomed().iter().cloned().collect();
+        for key in doomed {
+            match store.remove_now(&key).await {
+                Ok(()) => {
+                    tracing::info!(container.id = %key, "removed a root that was left in containerd");
+                    let mut doomed = store.shared.roots.doomed();
+                    doomed.remove(&key);
+                    if doomed.is_empty() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let error = pouch_types::error::chain(&error);
+                    tracing::debug!(container.id = %key, error, "not removed from containerd yet");
+                }
+            }
+        }
+    }
+}
+
 /// Whether the layers below are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lower {
@@ -280,6 +341,10 @@ enum Lower {
 
 #[async_trait]
 impl Roots for ContainerdStore {
+    fn driver(&self) -> &str {
+        &self.shared.config.snapshotter
+    }
+
     fn unpacker(&self) -> &Unpacker {
         &self.shared.unpacker
     }
@@ -304,11 +369,9 @@ impl Roots for ContainerdStore {
             }
             Err(error) => Err(error),
         };
-        if made.is_err()
-            && let Err(error) = self.remove(key).await
-        {
-            let error = pouch_types::error::chain(&error);
-            tracing::warn!(container.id = %key, error, "a root that failed goes at the next start");
+        if made.is_err() {
+            // What is left of it goes now or later; why it failed is what is told.
+            let _ = self.remove(key).await;
         }
         made
     }
@@ -360,15 +423,14 @@ impl Roots for ContainerdStore {
     }
 
     async fn remove(&self, key: &ContainerId) -> Result<()> {
-        let shared = &self.shared;
-        let Some(record) = shared.roots.get(key) else { return Ok(()) };
-        // A damaged record does not say.
-        let snapshotter = match record.snapshotter.as_str() {
-            "" => &shared.config.snapshotter,
-            known => known,
-        };
-        let removed = shared.remove_snapshot(snapshotter, key.as_str()).await;
-        removed.map_err(failed(format!("remove the snapshot of {snapshotter}")))?;
-        shared.roots.forget(key).map_err(shared.roots.io("remove", key))
+        match self.remove_now(key).await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                let error = pouch_types::error::chain(&error);
+                tracing::warn!(container.id = %key, error, "a root goes when containerd is back");
+                self.remove_later(key.clone());
+                Ok(())
+            }
+            other => other,
+        }
     }
 }

@@ -187,6 +187,12 @@ impl Engine {
         pouch_oci::default_readonly_paths()
     }
 
+    /// What keeps the root file systems, as clients know it.
+    #[must_use]
+    pub fn storage_driver(&self) -> &str {
+        self.inner.snapshots.driver()
+    }
+
     /// Directories of a container's root file system, by Docker's names for them.
     ///
     /// There is no `MergedDir`: the root is mounted in the shim's namespace alone.

@@ -300,7 +300,7 @@ impl Images {
         owner: Owner,
         maker: Maker,
     ) -> Result<(), ImageError> {
-        let (free, stale) = {
+        let free = {
             let _change = self.0.change.lock().await;
             let references: Vec<Reference> = names
                 .iter()
@@ -324,19 +324,22 @@ impl Images {
                 })
                 .await?;
             failpoint::hit("admit:committed");
-            let mut catalog = self.catalog_mut();
-            let mut record = record;
-            if let Some(known) = catalog.get(&record.id.0) {
-                // As the row does: what is known already stays known.
-                record.manifest = record.manifest.or(known.manifest);
-                record.parent = known.parent.clone().or(record.parent);
-                record.last_tagged = known.last_tagged;
-            }
-            let free = catalog.insert(record);
-            references.into_iter().for_each(|reference| catalog.point(reference));
-            (free, renaming.stale)
+            let free = {
+                let mut catalog = self.catalog_mut();
+                let mut record = record;
+                if let Some(known) = catalog.get(&record.id.0) {
+                    // As the row does: what is known already stays known.
+                    record.manifest = record.manifest.or(known.manifest);
+                    record.parent = known.parent.clone().or(record.parent);
+                    record.last_tagged = known.last_tagged;
+                }
+                let free = catalog.insert(record);
+                references.into_iter().for_each(|reference| catalog.point(reference));
+                free
+            };
+            self.withdraw(renaming.stale).await;
+            free
         };
-        self.withdraw(stale).await;
         self.sweep(free).await;
         Ok(())
     }

@@ -204,19 +204,17 @@ impl Images {
         let Some(registrar) = &self.0.registrar else { return Ok(()) };
         let listed = registrar.list().await.map_err(failed("list the images"))?;
         let known = {
-            let change = self.0.change.lock().await;
-            let ids: Vec<Digest> = self.catalog().ids();
-            let known = self.known_as(ids.iter());
-            drop(change);
-            known
+            // Whoever names an image there has its row in before this is had.
+            let _change = self.0.change.lock().await;
+            let ids = self.catalog().ids();
+            self.known_as(ids.iter())
         };
         let holder: BTreeMap<&String, &Digest> =
             known.iter().flat_map(|(id, names)| names.iter().map(move |n| (n, id))).collect();
-        let mut stale = Vec::new();
         for named in &listed {
             match (named.maker, holder.get(&named.name)) {
                 (Maker::Us, Some(_)) => {}
-                (Maker::Us, None) => stale.push(named.name.clone()),
+                (Maker::Us, None) => self.withdraw_unless_used(&named.name).await,
                 (Maker::Others, _) => self.follow_named(named).await,
             }
         }
@@ -225,11 +223,21 @@ impl Images {
             if **name == nameless(id) {
                 self.hold_nameless(registrar, id, name).await;
             } else {
-                self.lose(name).await?;
+                // Looked up once more: it may have come since the list was made.
+                self.follow(name).await?;
             }
         }
-        self.withdraw(stale).await;
         Ok(())
+    }
+
+    /// Takes away a name of ours that had no row a moment ago.
+    async fn withdraw_unless_used(&self, name: &str) {
+        let _change = self.0.change.lock().await;
+        let ids = self.catalog().ids();
+        let known = self.known_as(ids.iter());
+        if !known.values().any(|names| names.contains(name)) {
+            self.withdraw(vec![name.to_owned()]).await;
+        }
     }
 
     /// An image without names that the registrar does not know: a crash came between.

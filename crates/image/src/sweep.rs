@@ -176,13 +176,14 @@ impl Images {
     /// [`Gone`](crate::Released::Gone) and its transaction was committed.
     pub async fn forget(&self, id: &ImageId) {
         let before = self.known_as(std::iter::once(&id.0));
+        let change = self.0.change.lock().await;
         let free = {
-            let _change = self.0.change.lock().await;
             let mut catalog = self.catalog_mut();
             // It may have been pulled again in between, which made it a new image.
             if catalog.get(&id.0).is_some() { Vec::new() } else { catalog.remove(&id.0) }
         };
         self.follow_removal(before).await;
+        drop(change);
         self.sweep(free).await;
     }
 

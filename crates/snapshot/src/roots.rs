@@ -22,6 +22,9 @@ pub type DiffReader = Box<dyn AsyncRead + Send + Unpin>;
 /// Keeps the writable root file system of each container.
 #[async_trait]
 pub trait Roots: fmt::Debug + Send + Sync + 'static {
+    /// What clients know it by.
+    fn driver(&self) -> &str;
+
     /// The program that reads foreign archives.
     fn unpacker(&self) -> &Unpacker;
 
@@ -78,6 +81,11 @@ pub trait Roots: fmt::Debug + Send + Sync + 'static {
 
 #[async_trait]
 impl Roots for Snapshotter {
+    fn driver(&self) -> &str {
+        // As Docker calls overlay mounts over one directory per layer.
+        "overlay2"
+    }
+
     fn unpacker(&self) -> &Unpacker {
         &self.inner.unpacker
     }
