@@ -267,6 +267,7 @@ async fn broken_objects_are_left_alone() {
     let image = rig.load("box", "one").await;
     let ours = "docker.io/library/box:latest";
     let _ = rig.ctr(&["images", "tag", ours, "docker.io/library/theirs:1"]);
+    rig.store.prepare(&id("b"), &layers(&image)).await.unwrap();
     for blob in rig.ctr(&["content", "ls", "-q"]) {
         let _ = rig.ctr(&["content", "rm", &blob]);
     }
@@ -275,8 +276,8 @@ async fn broken_objects_are_left_alone() {
     assert!(rig.images.resolve("theirs:1").is_err(), "nobody knows what it was");
     let error = rig.images.save(&["box".to_owned()]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-    // The layers are there as long as nobody collects them.
-    rig.store.prepare(&id("b"), &layers(&image)).await.unwrap();
+    // What a root stands on stays with it.
+    assert!(rig.store.mount_detached(&id("b")).await.unwrap().metadata("etc/kept").is_ok());
     std::fs::write(rig.dir.path().join("containerd/roots").join(id("b").as_str()), "{").unwrap();
     let rig = rig.reopen("overlayfs").await;
     assert!(rig.store.mounts(&id("b")).is_err(), "its record is damaged");
