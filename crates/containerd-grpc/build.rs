@@ -2,7 +2,18 @@
 //! is taken from there.
 
 /// Files with a service.
-const SERVICES: [&str; 4] = ["containers", "tasks", "events", "version"];
+const SERVICES: [&str; 10] = [
+    "containers",
+    "content",
+    "diff",
+    "events",
+    "images",
+    "introspection",
+    "leases",
+    "snapshots",
+    "tasks",
+    "version",
+];
 
 /// Behind our own files: some have the same name.
 const SHARED: &str = "../protocol/proto";

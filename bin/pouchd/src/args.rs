@@ -48,6 +48,13 @@ pub(crate) struct Args {
     /// Namespace of our objects in containerd [default: pouch]
     #[arg(long, value_name = "NAME")]
     pub(crate) containerd_namespace: Option<String>,
+    /// Who keeps images and root file systems, for --backend remote: containerd, or pouch itself
+    /// [default: containerd, or what the data root has]
+    #[arg(long, value_name = "STORE", value_enum)]
+    pub(crate) remote_image_store: Option<crate::config::RemoteImageStore>,
+    /// Snapshotter of containerd for what it keeps [default: overlayfs]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) snapshotter: Option<String>,
     /// Socket of the Kubernetes CRI, which it also enables [default: unix:///var/run/pouchcri.sock]
     #[arg(long, value_name = "URL")]
     pub(crate) cri_host: Option<String>,

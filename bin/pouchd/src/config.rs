@@ -67,9 +67,10 @@ pub(crate) struct FileConfig {
     pub(crate) registry_certs_dirs: Option<Vec<PathBuf>>,
     pub(crate) registry_hosts_dirs: Option<Vec<PathBuf>>,
     pub(crate) registry_mirrors: Option<Vec<String>>,
-    pub(crate) remote_image_store: Option<String>,
+    pub(crate) remote_image_store: Option<RemoteImageStore>,
     pub(crate) runtimes: Option<BTreeMap<String, RuntimeFile>>,
     pub(crate) seccomp_profile: Option<PathBuf>,
+    pub(crate) snapshotter: Option<String>,
     pub(crate) storage_driver: Option<String>,
     pub(crate) tls: Option<bool>,
     pub(crate) tlscacert: Option<PathBuf>,
@@ -86,6 +87,16 @@ pub(crate) enum Backend {
     Local,
     /// An existing containerd.
     Remote,
+}
+
+/// Who keeps images and root file systems with the remote backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RemoteImageStore {
+    /// containerd: its content store and one of its snapshotters.
+    Containerd,
+    /// We, as with the embedded backend.
+    Local,
 }
 
 /// One limit in `default-ulimits`.

@@ -8,12 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pouch_api_docker::Config as ApiConfig;
-use pouch_content::ContentStore;
 use pouch_engine::{Engine, EngineError, Rebuild, Seams};
-use pouch_image::{Images, Policy};
+use pouch_image::Policy;
 use pouch_network::Networks;
-use pouch_registry::Registry;
-use pouch_snapshot::{SnapshotConfig, Snapshotter};
 use pouch_store::Store;
 use pouch_volume::{VolumeConfig, Volumes};
 use rustix::fs::{FlockOperation, flock};
@@ -23,8 +20,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry as LogRegistry, reload};
 
+use crate::image_store;
 use crate::listen::{self, SocketError};
-use crate::policy::{self, PolicyFile};
+use crate::policy::PolicyFile;
 use crate::settings::Settings;
 
 /// Why the daemon does not serve.
@@ -59,6 +57,11 @@ pub(crate) enum DaemonError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error(
+        "{data} has images or containers that {theirs} keeps: start with {theirs_flag}, or with \
+         another data root"
+    )]
+    OtherStore { data: PathBuf, theirs: &'static str, theirs_flag: &'static str },
     #[error("cannot open the engine")]
     Engine(#[from] EngineError),
 }
@@ -82,12 +85,13 @@ fn filter(level: &str) -> EnvFilter {
 }
 
 fn ours(level: &str) -> String {
-    const CRATES: [&str; 13] = [
+    const CRATES: [&str; 14] = [
         "api_cri",
         "api_docker",
         "cgroup",
         "cni",
         "containerd",
+        "containerd_images",
         "content",
         "engine",
         "image",
@@ -207,24 +211,9 @@ async fn open_engine(settings: &Settings, policy: Policy) -> Result<Engine, Daem
         tracing::error!(moved = %moved.display(), "the database was damaged; rebuilding it");
     }
     let store = opened.store;
-    let (backend, backend_events) = settings.backend.open(settings).await?;
-    let snapshots = SnapshotConfig {
-        root: config.data_root.join("overlay"),
-        state: config.exec_root.join("overlay"),
-        unpack_binary: config.unpack_binary.clone(),
-    };
-    let snapshots =
-        Snapshotter::open(snapshots, store.clone()).await.map_err(seam("snapshotter"))?;
-    let images = Images::open(
-        store.clone(),
-        ContentStore::open(&config.data_root.join("content")).map_err(seam("content store"))?,
-        Arc::new(snapshots.clone()),
-        Registry::new(settings.registry.clone()).map_err(seam("registry client"))?,
-    )
-    .await
-    .map_err(seam("images"))?;
-    policy::tell(&policy);
-    images.set_policy(policy);
+    let backend = settings.backend.open(settings).await?;
+    let (images, snapshots) =
+        image_store::open(settings, &store, backend.containerd, policy).await?;
     let networks =
         Networks::open(settings.network.clone(), store.clone()).await.map_err(seam("networks"))?;
     let volumes = VolumeConfig { root: config.data_root.join("volumes") };
@@ -236,8 +225,8 @@ async fn open_engine(settings: &Settings, policy: Policy) -> Result<Engine, Daem
     let seams = Seams {
         cni,
         store,
-        backend,
-        backend_events,
+        backend: backend.client,
+        backend_events: backend.events,
         images,
         snapshots,
         networks,

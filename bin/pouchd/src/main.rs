@@ -10,6 +10,7 @@ mod backend;
 mod config;
 mod cri;
 mod daemon;
+mod image_store;
 mod listen;
 mod policy;
 mod settings;

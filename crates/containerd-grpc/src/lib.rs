@@ -12,7 +12,7 @@ mod pool;
 
 pub use pool::{InvalidNamespace, Pool, PoolConfig, PoolStatus, is_unreachable};
 pub use prost::{DecodeError, Message};
-pub use prost_types::{Any, Timestamp};
+pub use prost_types::{Any, FieldMask, Timestamp};
 pub use tonic::{Code, Request, Response, Status, Streaming};
 
 /// Generated modules, laid out as the packages are, because they refer to each other so.
@@ -50,6 +50,36 @@ mod generated {
                     tonic::include_proto!("containerd.services.events.v1");
                 }
             }
+            pub mod content {
+                pub mod v1 {
+                    tonic::include_proto!("containerd.services.content.v1");
+                }
+            }
+            pub mod diff {
+                pub mod v1 {
+                    tonic::include_proto!("containerd.services.diff.v1");
+                }
+            }
+            pub mod images {
+                pub mod v1 {
+                    tonic::include_proto!("containerd.services.images.v1");
+                }
+            }
+            pub mod introspection {
+                pub mod v1 {
+                    tonic::include_proto!("containerd.services.introspection.v1");
+                }
+            }
+            pub mod leases {
+                pub mod v1 {
+                    tonic::include_proto!("containerd.services.leases.v1");
+                }
+            }
+            pub mod snapshots {
+                pub mod v1 {
+                    tonic::include_proto!("containerd.services.snapshots.v1");
+                }
+            }
             pub mod version {
                 pub mod v1 {
                     tonic::include_proto!("containerd.services.version.v1");
@@ -81,9 +111,39 @@ pub mod version {
     pub use crate::generated::containerd::services::version::v1::*;
 }
 
+/// `containerd.services.content.v1`.
+pub mod content {
+    pub use crate::generated::containerd::services::content::v1::*;
+}
+
+/// `containerd.services.diff.v1`.
+pub mod diff {
+    pub use crate::generated::containerd::services::diff::v1::*;
+}
+
+/// `containerd.services.images.v1` and its events.
+pub mod images {
+    pub use crate::generated::containerd::services::images::v1::*;
+}
+
+/// `containerd.services.introspection.v1`.
+pub mod introspection {
+    pub use crate::generated::containerd::services::introspection::v1::*;
+}
+
+/// `containerd.services.leases.v1`.
+pub mod leases {
+    pub use crate::generated::containerd::services::leases::v1::*;
+}
+
+/// `containerd.services.snapshots.v1`.
+pub mod snapshots {
+    pub use crate::generated::containerd::services::snapshots::v1::*;
+}
+
 /// Types that several services share.
 pub mod types {
-    pub use crate::generated::containerd::types::Mount;
+    pub use crate::generated::containerd::types::{Descriptor, Mount};
 }
 
 /// `message` as an `Any`, named as containerd names types: without a prefix.

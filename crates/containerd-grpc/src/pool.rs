@@ -29,7 +29,13 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use crate::containers::containers_client::ContainersClient;
+use crate::content::content_client::ContentClient;
+use crate::diff::diff_client::DiffClient;
 use crate::events::events_client::EventsClient;
+use crate::images::images_client::ImagesClient;
+use crate::introspection::introspection_client::IntrospectionClient;
+use crate::leases::leases_client::LeasesClient;
+use crate::snapshots::snapshots_client::SnapshotsClient;
 use crate::tasks::tasks_client::TasksClient;
 use crate::version::version_client::VersionClient;
 
@@ -202,6 +208,54 @@ impl Pool {
     #[must_use]
     pub fn events(&self) -> EventsClient<Self> {
         EventsClient::with_origin(self.clone(), origin()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
+    /// The content service.
+    #[must_use]
+    pub fn content(&self) -> ContentClient<Self> {
+        ContentClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
+    }
+
+    /// The diff service.
+    #[must_use]
+    pub fn diff(&self) -> DiffClient<Self> {
+        DiffClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
+    }
+
+    /// The images service.
+    #[must_use]
+    pub fn images(&self) -> ImagesClient<Self> {
+        ImagesClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
+    }
+
+    /// The introspection service.
+    #[must_use]
+    pub fn introspection(&self) -> IntrospectionClient<Self> {
+        IntrospectionClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
+    }
+
+    /// The leases service.
+    #[must_use]
+    pub fn leases(&self) -> LeasesClient<Self> {
+        LeasesClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
+    }
+
+    /// The snapshots service.
+    #[must_use]
+    pub fn snapshots(&self) -> SnapshotsClient<Self> {
+        SnapshotsClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
     }
 
     /// The version service.

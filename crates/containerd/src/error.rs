@@ -97,7 +97,9 @@ impl Error {
 const UNCLASSED: &str = ": unknown";
 
 impl Error {
-    pub(crate) fn grpc(stage: &'static str, status: &Status) -> Self {
+    /// What a call came to at `stage`.
+    #[must_use]
+    pub fn grpc(stage: &'static str, status: &Status) -> Self {
         if pouch_containerd_grpc::is_unreachable(status) && status.code() != Code::PermissionDenied
         {
             return Self::Unreachable { stage, message: status.message().to_owned() };

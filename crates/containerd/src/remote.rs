@@ -18,6 +18,7 @@ mod container;
 mod events;
 mod exit_file;
 mod hung;
+mod images;
 mod keeper;
 mod linger;
 mod run;
@@ -46,6 +47,8 @@ use container::RemoteContainer;
 use linger::Lingering;
 use run::Runs;
 use strays::Strays;
+
+pub use images::{ImageFeed, ImageNews, Naming, image_mark};
 
 /// Events that may wait for their consumer; the stream waits in turn.
 const EVENT_QUEUE: usize = 1024;
@@ -100,6 +103,7 @@ pub(crate) struct Shared {
     pub(crate) runs: Runs,
     pub(crate) strays: Strays,
     pub(crate) lingering: Lingering,
+    pub(crate) images: Arc<ImageFeed>,
     /// Set once the containers of before are in `runs`, where events find them.
     loaded: watch::Sender<bool>,
     /// What is known of the server.
@@ -163,6 +167,7 @@ impl Remote {
             runs: Runs::default(),
             strays: Strays::default(),
             lingering: Lingering::default(),
+            images: Arc::default(),
             loaded: watch::Sender::new(false),
             server: Mutex::new(Server { version, link }),
         });
@@ -180,6 +185,19 @@ impl Remote {
                 Err(Error::Unreachable { stage: "subscribe to events", message })
             }
         }
+    }
+
+    /// The connections.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        self.shared.pool.clone()
+    }
+
+    /// News of images in the namespace but for those that carry the owner's
+    /// [mark](image_mark).
+    #[must_use]
+    pub fn images(&self) -> Arc<ImageFeed> {
+        Arc::clone(&self.shared.images)
     }
 }
 

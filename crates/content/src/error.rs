@@ -49,6 +49,19 @@ pub enum ContentError {
         #[source]
         source: io::Error,
     },
+    /// The store of somebody else failed.
+    #[error("{action} content {digest}")]
+    Elsewhere {
+        /// Verb phrase.
+        action: &'static str,
+        /// The blob.
+        digest: Digest,
+        /// Its class.
+        kind: ErrorKind,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The kernel gave no random bytes for a name.
     #[error("random name for an ingest")]
     Random(#[source] getrandom::Error),
@@ -83,6 +96,7 @@ impl Classified for ContentError {
             Self::Busy(_) => ErrorKind::Conflict,
             Self::Key(_) | Self::DigestMismatch(_) | Self::TooLarge { .. } => ErrorKind::Invalid,
             Self::Short { .. } => ErrorKind::Unavailable,
+            Self::Elsewhere { kind, .. } => *kind,
             Self::Io { source, .. } => match io_kind(source) {
                 // A missing directory of the store itself is no "no such blob".
                 ErrorKind::NotFound => ErrorKind::Internal,

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pouch_types::{Digest, Hasher, failpoint};
+use pouch_types::{Digest, Hasher};
 
 use crate::error::{ContentError, IngestKey, Mismatch};
 use crate::{BlobInfo, Inner};
@@ -233,15 +233,7 @@ impl Finished {
     /// I/O.
     pub fn commit(self) -> Result<BlobInfo, ContentError> {
         let ingest = &self.ingest;
-        let blob = ingest.store.blob_path(&self.info.digest);
-        if blob.exists() {
-            return Ok(self.info);
-        }
-        ingest.file.sync_data().map_err(ContentError::io("sync ingest", &ingest.path))?;
-        failpoint::hit("content:synced");
-        fs::rename(&ingest.path, &blob).map_err(ContentError::io("commit blob", &blob))?;
-        failpoint::hit("content:renamed");
-        ingest.store.sync_blobs()?;
+        ingest.store.blobs.keep(self.info, &ingest.path)?;
         Ok(self.info)
     }
 }

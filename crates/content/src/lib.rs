@@ -1,5 +1,5 @@
-//! Blobs by digest in a local directory: `<root>/blobs/sha256/<hex>`, and what is on its way there
-//! in `<root>/ingest/<key>`.
+//! Blobs by digest in a local directory, `<root>/blobs/sha256/<hex>`, or in the store of somebody
+//! else ([`Blobs`]), and what is on its way there in `<root>/ingest/<key>`.
 //!
 //! Invariants: a file below `blobs` has the digest of its name and was on disk before it got that
 //! name, so a crash leaves whole blobs and partial ingests, never a partial blob. A blob is never
@@ -10,13 +10,14 @@
 
 #![forbid(unsafe_code)]
 
+mod blobs;
 mod error;
 mod ingest;
 mod writer;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,10 +26,12 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use pouch_types::Digest;
 
+pub use blobs::Blobs;
 pub use error::{ContentError, IngestKey, Mismatch};
 pub use ingest::{Expected, Finished, Ingest};
 pub use writer::Writer;
 
+use blobs::Directory;
 use ingest::Start;
 
 /// Bytes that one trip to a blocking thread reads.
@@ -60,16 +63,12 @@ pub struct ContentStore(Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    blobs: PathBuf,
+    pub(crate) blobs: Box<dyn Blobs>,
     ingests: PathBuf,
     active: Mutex<HashSet<IngestKey>>,
 }
 
 impl Inner {
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.blobs.join(digest.hex())
-    }
-
     fn ingest_path(&self, key: &IngestKey) -> PathBuf {
         self.ingests.join(key.as_str())
     }
@@ -78,24 +77,11 @@ impl Inner {
         // The set is valid after every statement that holds the lock.
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn sync_blobs(&self) -> Result<(), ContentError> {
-        File::open(&self.blobs)
-            .and_then(|dir| dir.sync_all())
-            .map_err(ContentError::io("sync", &self.blobs))
-    }
-
-    fn open_blob(&self, digest: &Digest) -> Result<(File, u64), ContentError> {
-        let path = self.blob_path(digest);
-        let opened = File::open(&path).and_then(|file| {
-            let size = file.metadata()?.len();
-            Ok((file, size))
-        });
-        opened.map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => ContentError::NotFound(*digest),
-            _ => ContentError::Io { action: "open blob", path, source },
-        })
-    }
+fn make_directory(path: &Path) -> Result<(), ContentError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(ContentError::io("create", path))
 }
 
 /// Runs file work off the async threads.
@@ -114,19 +100,20 @@ impl ContentStore {
     /// # Errors
     /// I/O.
     pub fn open(root: &Path) -> Result<Self, ContentError> {
-        let inner = Inner {
-            blobs: root.join("blobs/sha256"),
-            ingests: root.join("ingest"),
-            active: Mutex::default(),
-        };
-        for dir in [&inner.blobs, &inner.ingests] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .map_err(ContentError::io("create", dir))?;
-        }
-        Ok(Self(Arc::new(inner)))
+        let blobs = root.join("blobs/sha256");
+        make_directory(&blobs)?;
+        Self::open_over(root, Box::new(Directory::new(blobs)))
+    }
+
+    /// As [`ContentStore::open`], with whole blobs elsewhere; only what is on its way lies below
+    /// `root`.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn open_over(root: &Path, blobs: Box<dyn Blobs>) -> Result<Self, ContentError> {
+        let ingests = root.join("ingest");
+        make_directory(&ingests)?;
+        Ok(Self(Arc::new(Inner { blobs, ingests, active: Mutex::default() })))
     }
 
     /// Size of a blob, or `None` when it is not here.
@@ -135,12 +122,7 @@ impl ContentStore {
     /// I/O.
     pub async fn info(&self, digest: &Digest) -> Result<Option<BlobInfo>, ContentError> {
         let (inner, digest) = (Arc::clone(&self.0), *digest);
-        blocking(move || match inner.open_blob(&digest) {
-            Ok((_, size)) => Ok(Some(BlobInfo { digest, size })),
-            Err(ContentError::NotFound(_)) => Ok(None),
-            Err(other) => Err(other),
-        })
-        .await
+        blocking(move || Ok(inner.blobs.size(&digest)?.map(|size| BlobInfo { digest, size }))).await
     }
 
     /// Whether the blob is here.
@@ -158,7 +140,7 @@ impl ContentStore {
     /// [`ContentError::NotFound`], [`ContentError::TooLarge`], I/O.
     pub async fn reader(&self, digest: &Digest, cap: u64) -> Result<Reader, ContentError> {
         let (inner, digest) = (Arc::clone(&self.0), *digest);
-        let (file, size) = blocking(move || inner.open_blob(&digest)).await?;
+        let (file, size) = blocking(move || inner.blobs.open(&digest)).await?;
         if size > cap {
             return Err(ContentError::TooLarge { limit: cap });
         }
@@ -172,7 +154,7 @@ impl ContentStore {
     /// # Errors
     /// [`ContentError::NotFound`], I/O.
     pub fn open_blocking(&self, digest: &Digest) -> Result<(File, BlobInfo), ContentError> {
-        let (file, size) = self.0.open_blob(digest)?;
+        let (file, size) = self.0.blobs.open(digest)?;
         Ok((file, BlobInfo { digest: *digest, size }))
     }
 
@@ -184,14 +166,11 @@ impl ContentStore {
     pub async fn read(&self, digest: &Digest, cap: u64) -> Result<Bytes, ContentError> {
         let (inner, digest) = (Arc::clone(&self.0), *digest);
         blocking(move || {
-            let (file, size) = inner.open_blob(&digest)?;
+            let size = inner.blobs.size(&digest)?.ok_or(ContentError::NotFound(digest))?;
             if size > cap {
                 return Err(ContentError::TooLarge { limit: cap });
             }
-            let mut bytes = Vec::new();
-            file.take(cap)
-                .read_to_end(&mut bytes)
-                .map_err(ContentError::io("read blob", inner.blob_path(&digest)))?;
+            let bytes = inner.blobs.head(&digest, cap)?;
             if Digest::of(&bytes) == digest {
                 Ok(bytes.into())
             } else {
@@ -199,6 +178,15 @@ impl ContentStore {
             }
         })
         .await
+    }
+
+    /// The first bytes of a blob, `most` of them at most.
+    ///
+    /// # Errors
+    /// [`ContentError::NotFound`], I/O.
+    pub async fn head(&self, digest: &Digest, most: u64) -> Result<Bytes, ContentError> {
+        let (inner, digest) = (Arc::clone(&self.0), *digest);
+        blocking(move || inner.blobs.head(&digest, most).map(Bytes::from)).await
     }
 
     /// Stores a small blob that is in memory.
@@ -267,8 +255,8 @@ impl ContentStore {
     /// # Errors
     /// I/O.
     pub async fn delete(&self, digest: &Digest) -> Result<(), ContentError> {
-        let path = self.0.blob_path(digest);
-        blocking(move || remove(&path, "delete blob")).await
+        let (inner, digest) = (Arc::clone(&self.0), *digest);
+        blocking(move || inner.blobs.delete(&digest)).await
     }
 
     /// Deletes an ingest that nobody writes.
@@ -301,26 +289,17 @@ impl ContentStore {
     /// # Errors
     /// I/O.
     pub async fn walk_before(&self, before: SystemTime) -> Result<Vec<BlobInfo>, ContentError> {
-        self.walk_where(move |metadata| metadata.modified().is_ok_and(|at| at < before)).await
+        self.walk_where(move |since| since < before).await
     }
 
     async fn walk_where(
         &self,
-        wanted: impl Fn(&fs::Metadata) -> bool + Send + 'static,
+        wanted: impl Fn(SystemTime) -> bool + Send + 'static,
     ) -> Result<Vec<BlobInfo>, ContentError> {
         let inner = Arc::clone(&self.0);
         blocking(move || {
-            let mut blobs = Vec::new();
-            for (name, metadata) in entries(&inner.blobs)? {
-                if !wanted(&metadata) {
-                    continue;
-                }
-                match format!("sha256:{name}").parse() {
-                    Ok(digest) => blobs.push(BlobInfo { digest, size: metadata.len() }),
-                    Err(_) => tracing::warn!(name, "foreign file among the blobs"),
-                }
-            }
-            Ok(blobs)
+            let blobs = inner.blobs.list()?.into_iter();
+            Ok(blobs.filter(|(_, since)| wanted(*since)).map(|(blob, _)| blob).collect())
         })
         .await
     }

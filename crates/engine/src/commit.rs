@@ -87,8 +87,7 @@ impl Engine {
         let view = container.view();
         let snapshots = &self.inner.snapshots;
         let read = |e| EngineError::wrap("read the container's changes", e);
-        let upper = snapshots.upper(&container.id).map_err(read)?;
-        let changes = snapshots.unpacker().diff(&upper).map_err(read)?;
+        let changes = snapshots.diff(&container.id).await.map_err(read)?;
         let below = self.inner.images.get(&view.image);
         let below = below.as_ref().map(|image| &image.config.config);
         let mut config = std::mem::take(&mut request.config);

@@ -8,7 +8,7 @@ use pouch_cgroup::Layout;
 use pouch_containerd as backend;
 use pouch_image::Images;
 use pouch_network::Networks;
-use pouch_snapshot::Snapshotter;
+use pouch_snapshot::Roots;
 use pouch_store::Store;
 use pouch_types::spec::{ContainerSpec, Propagation};
 use pouch_types::{ContainerId, ContainerName};
@@ -44,7 +44,7 @@ pub struct Seams {
     /// Images.
     pub images: Images,
     /// Root file systems.
-    pub snapshots: Snapshotter,
+    pub snapshots: Arc<dyn Roots>,
     /// Networks.
     pub networks: Networks,
     /// Volumes.
@@ -76,7 +76,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) backend: Arc<dyn backend::Client>,
     pub(crate) images: Images,
-    pub(crate) snapshots: Snapshotter,
+    pub(crate) snapshots: Arc<dyn Roots>,
     pub(crate) networks: Networks,
     pub(crate) volumes: Volumes,
     pub(crate) index: Index,
@@ -204,6 +204,12 @@ impl Engine {
     #[must_use]
     pub fn has_apparmor(&self) -> bool {
         self.inner.host.apparmor
+    }
+
+    /// What keeps the root file systems, as clients know it.
+    #[must_use]
+    pub fn storage_driver(&self) -> &str {
+        self.inner.snapshots.driver()
     }
 
     /// Directories of a container's root file system, by Docker's names for them.

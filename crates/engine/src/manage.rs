@@ -179,7 +179,7 @@ impl Engine {
             let users = views.iter().filter(|v| v.mounts.iter().any(uses)).count();
             volumes.push((volume, size, users));
         }
-        let layers = self.inner.snapshots.layers().iter().map(|l| l.size).sum();
+        let layers = self.inner.images.usage().layers;
         Ok(DiskUsage { layers, containers, volumes })
     }
 

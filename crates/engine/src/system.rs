@@ -53,7 +53,7 @@ pub struct Info {
     /// Images.
     pub images: usize,
     /// Snapshot driver.
-    pub driver: &'static str,
+    pub driver: String,
     /// File system below the data.
     pub backing_fs: String,
     /// Name of the machine.
@@ -173,7 +173,7 @@ impl Engine {
                 .images
                 .list(&pouch_image::ListFilter::default())
                 .map_or(0, |all| all.len()),
-            driver: "overlay2",
+            driver: self.storage_driver().to_owned(),
             backing_fs: backing_fs(&inner.config.data_root),
             hostname: uname.nodename().to_string_lossy().into_owned(),
             operating_system: release

@@ -132,7 +132,7 @@ async fn open(dir: &Path) -> Engine {
         backend: std::sync::Arc::new(backend),
         backend_events,
         images,
-        snapshots,
+        snapshots: std::sync::Arc::new(snapshots),
         networks,
         volumes,
         cni: None,

@@ -81,20 +81,7 @@ impl Catalog {
         if record.retired {
             self.retired.insert(id, digests(&record.layers, record.manifest));
         } else {
-            let image = Image {
-                id: record.id,
-                manifest: record.manifest,
-                parent: record.parent,
-                created: record.config.created_at(),
-                config: record.config,
-                size: record.layers.iter().map(|layer| layer.size).sum(),
-                layers: record.layers,
-                last_tagged: record.last_tagged,
-                repo_tags: Vec::new(),
-                repo_digests: Vec::new(),
-                owners: Owners::default(),
-            };
-            self.images.insert(id, Arc::new(image));
+            self.images.insert(id, Arc::new(record.into_image()));
             self.rename(&id);
         }
         before.map_or_else(Vec::new, |before| self.unneed(before))
@@ -201,6 +188,15 @@ impl Catalog {
 
     pub(crate) fn get(&self, id: &Digest) -> Option<&Arc<Image>> {
         self.images.get(id)
+    }
+
+    /// All that have a row, retired ones included.
+    pub(crate) fn ids(&self) -> Vec<Digest> {
+        self.images.keys().chain(self.retired.keys()).copied().collect()
+    }
+
+    pub(crate) fn is_retired(&self, id: &Digest) -> bool {
+        self.retired.contains_key(id)
     }
 
     pub(crate) fn images(&self) -> impl Iterator<Item = &Arc<Image>> {

@@ -70,7 +70,7 @@ impl Images {
         failpoint::hit("commit:spooled");
         let blob = file.info();
         let below = parent.layers.iter().flat_map(|layer| [layer.diff_id, layer.blob]);
-        let pinned = self.0.pins.pin(below.chain([blob.digest, diff_id])).await;
+        let pinned = self.pin(below.chain([blob.digest, diff_id])).await?;
         // Before the pin the parent could still go with its container.
         self.record(&options.parent).await?;
         let committed = async {
@@ -79,7 +79,9 @@ impl Images {
             } else {
                 let keep = tokio::task::spawn_blocking(move || file.commit());
                 keep.await.map_err(|_| ImageError::Worker)??;
-                let unpacked = self.unpack(&blob.digest, &diff_id, Teller::new(|_| {})).await?;
+                let below = parent.layers.iter().map(|layer| layer.diff_id);
+                let chain: Vec<Digest> = below.chain([diff_id]).collect();
+                let unpacked = self.unpack(&blob.digest, &chain, Teller::new(|_| {})).await?;
                 Some(Layer {
                     diff_id,
                     size: unpacked.size,
@@ -91,7 +93,7 @@ impl Images {
             self.admit_commit(parent, layer, options, owner).await
         }
         .await;
-        drop(pinned);
+        pinned.release();
         if committed.is_err() {
             self.sweep([blob.digest, diff_id]).await;
         }

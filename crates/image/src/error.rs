@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use pouch_content::ContentError;
-use pouch_registry::RegistryError;
+use pouch_registry::{DocumentError, RegistryError};
 use pouch_store::StoreError;
 use pouch_types::digest::InvalidDigest;
 use pouch_types::reference::InvalidReference;
@@ -103,6 +103,27 @@ pub enum ImageError {
         /// Why.
         #[source]
         source: LayerError,
+    },
+    /// The store that keeps what is named.
+    #[error("image store: {0}")]
+    Registrar(&'static str, #[source] LayerError),
+    /// Layers of an image are gone, and what they could be made from too.
+    #[error("image {image} is not complete any more: remove and pull it again")]
+    Incomplete {
+        /// First 12 digits of the image.
+        image: String,
+        /// What is missing.
+        #[source]
+        source: Box<ImageError>,
+    },
+    /// A manifest in the content store that describes no image.
+    #[error("manifest of {image}")]
+    Manifest {
+        /// The image's name.
+        image: String,
+        /// Why.
+        #[source]
+        source: DocumentError,
     },
     /// The content store.
     #[error("image content")]
@@ -237,7 +258,9 @@ impl Classified for ImageError {
             Self::Digest(e) => e.kind(),
             Self::Archive(e) => e.kind(),
             Self::Change(e) => e.kind(),
-            Self::Layer { source, .. } => source.kind(),
+            Self::Layer { source, .. } | Self::Registrar(_, source) => source.kind(),
+            Self::Incomplete { .. } => ErrorKind::Conflict,
+            Self::Manifest { .. } => ErrorKind::Invalid,
             Self::Content(e) => e.kind(),
             Self::Rejected(_) => ErrorKind::Denied,
             Self::Signatures { source, .. } => source.kind(),

@@ -1,7 +1,8 @@
 //! One layer on its way from a registry: fetched, verified, kept and unpacked in one pass.
 //!
 //! The bytes go from the connection to the content store and, as they come, to the layer store;
-//! they are not read back from the disk. The layer store takes them at its own pace and the
+//! they are not read back from the disk. (A layer store with a registrar reads the content store
+//! itself: for it, a layer is done here when its blob is kept.) The layer store takes them at its own pace and the
 //! connection waits for it, so a layer costs a fixed amount of memory. Only what an earlier
 //! attempt left is read from the disk, once to hash it and once to unpack it.
 //!
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 use crate::Images;
 use crate::error::ImageError;
 use crate::image::Layer;
-use crate::layers::{LayerStream, Unpacked};
+use crate::layers::{LayerBlob, LayerStream, Unpacked};
 use crate::progress::{Amount, LayerState, Progress};
 use crate::unpack::{Counted, Teller, packing};
 
@@ -132,12 +133,8 @@ impl Told {
                 if !matches!(stage, Stage::Verifying) && past(&mut self.downloaded) {
                     progress.layer(id, LayerState::DownloadComplete).await;
                 }
-                match stage {
-                    Stage::Extracting(amount) => {
-                        progress.amount(id, LayerState::Extracting(*amount));
-                    }
-                    Stage::Ended(_) => progress.layer(id, LayerState::PullComplete).await,
-                    _ => {}
+                if let Stage::Extracting(amount) = stage {
+                    progress.amount(id, LayerState::Extracting(*amount));
                 }
             }
         }
@@ -171,18 +168,18 @@ impl Report {
 }
 
 impl Images {
-    /// Brings a layer: its blob into the content store and its files into the layer store. The
-    /// caller pins both digests.
+    /// Brings the last layer of `chain`: its blob into the content store and, without a registrar,
+    /// its files into the layer store. The caller pins both digests.
     pub(crate) async fn bring(
         &self,
         repository: &Arc<Repository>,
         descriptor: &Descriptor,
-        diff_id: &Digest,
+        chain: &[Digest],
         progress: &Progress,
     ) -> Result<Layer, ImageError> {
         let domain = repository.reference().domain();
         loop {
-            let (flight, role) = self.flight(repository, descriptor, diff_id);
+            let (flight, role) = self.flight(repository, descriptor, chain)?;
             match flight.follow(super::pull::short(&descriptor.digest), progress).await {
                 Ok(layer) => return Ok(layer),
                 Err(error) => {
@@ -200,22 +197,24 @@ impl Images {
         &self,
         repository: &Arc<Repository>,
         descriptor: &Descriptor,
-        diff_id: &Digest,
-    ) -> (Arc<Flight>, Role) {
-        let key = Key { blob: descriptor.digest, diff_id: *diff_id };
+        chain: &[Digest],
+    ) -> Result<(Arc<Flight>, Role), ImageError> {
+        let diff_id = *chain.last().ok_or(ImageError::Worker)?;
+        let key = Key { blob: descriptor.digest, diff_id };
         // The map is valid after every statement that holds the lock.
         let mut flights = self.0.fetches.0.lock().unwrap_or_else(PoisonError::into_inner);
         flights.retain(|_, flight| flight.strong_count() > 0);
         let known = flights.get(&key).and_then(Weak::upgrade);
         if let Some(flight) = known.filter(|flight| !flight.is_over()) {
-            return (flight, Role::Joiner);
+            return Ok((flight, Role::Joiner));
         }
         let (sender, stage) = watch::channel(Stage::Begun);
         let report = Report(Arc::new(sender));
         let source = Source {
             repository: Arc::clone(repository),
             descriptor: descriptor.clone(),
-            diff_id: *diff_id,
+            diff_id,
+            chain: chain.to_vec(),
             report: report.clone(),
         };
         let images = self.clone();
@@ -226,7 +225,7 @@ impl Images {
         let domain = repository.reference().domain().to_owned();
         let flight = Arc::new(Flight { domain, stage, work });
         flights.insert(key, Arc::downgrade(&flight));
-        (flight, Role::Starter)
+        Ok((flight, Role::Starter))
     }
 
     async fn take_in(&self, source: &Source) -> Result<Layer, ImageError> {
@@ -235,8 +234,11 @@ impl Images {
         // they take turns, and a flight that was just stopped writes its last bytes.
         let _turn = self.0.blobs.turn(&blob, |_| {}).await;
         let here = self.0.content.info(&blob).await?;
-        let unpacked = if here.is_some_and(|here| here.size == source.descriptor.size) {
-            self.unpack_kept(source).await?
+        let size = if here.is_some_and(|here| here.size == source.descriptor.size) {
+            match self.0.registrar {
+                Some(_) => 0,
+                None => self.unpack_kept(source).await?.size,
+            }
         } else {
             let _slot = match self.0.layer_slots.try_acquire() {
                 Ok(slot) => slot,
@@ -245,11 +247,14 @@ impl Images {
                     self.0.layer_slots.acquire().await.map_err(|_| ImageError::Worker)?
                 }
             };
-            self.stream(source).await?
+            match self.0.registrar {
+                Some(_) => self.keep(source).await?,
+                None => self.stream(source).await?.size,
+            }
         };
         Ok(Layer {
             diff_id,
-            size: unpacked.size,
+            size,
             blob,
             blob_size: source.descriptor.size,
             packing: packing(&self.0.content, &blob).await?,
@@ -261,7 +266,17 @@ impl Images {
         let total = source.descriptor.size;
         source.report.set(Stage::Extracting(Amount { current: 0, total }));
         let teller = source.report.teller();
-        self.unpack(&source.descriptor.digest, &source.diff_id, teller).await
+        self.unpack(&source.descriptor.digest, &source.chain, teller).await
+    }
+
+    /// Fetches the blob alone.
+    async fn keep(&self, source: &Source) -> Result<u64, ImageError> {
+        let (blob, total) = (source.descriptor.digest, source.descriptor.size);
+        let key = IngestKey::of_blob(&blob);
+        let writer = self.resume(&key, Expected::exactly(blob, total)).await?;
+        failpoint::hit("pull:blob-begun");
+        self.download(source, writer, None).await?;
+        Ok(0)
     }
 
     async fn stream(&self, source: &Source) -> Result<Unpacked, ImageError> {
@@ -279,9 +294,10 @@ impl Images {
             Box::new(begun.take(kept).chain(tapped))
         };
         let stream = Counted::new(stream, source.report.teller(), total);
-        let download = std::pin::pin!(self.download(source, writer, tap));
+        let download = std::pin::pin!(self.download(source, writer, Some(tap)));
         let apply = std::pin::pin!(async {
-            let applied = self.0.layers.apply(Box::new(stream), &source.diff_id).await;
+            let blob = LayerBlob::of_stream(blob, total, Box::new(stream));
+            let applied = self.0.layers.apply(blob, &source.chain).await;
             applied.map_err(ImageError::layer(&source.diff_id))
         });
         let (applied, history) = match select(download, apply).await {
@@ -307,11 +323,10 @@ impl Images {
         &self,
         source: &Source,
         mut writer: Writer,
-        tap: mpsc::Sender<Bytes>,
+        mut tap: Tap,
     ) -> Result<History, ImageError> {
         let (blob, total) = (source.descriptor.digest, source.descriptor.size);
         let mut resumed = writer.offset() > 0;
-        let mut tap = Some(tap);
         let mut history = History::Straight;
         loop {
             fetch(source, &mut writer, &mut tap).await?;
@@ -336,7 +351,9 @@ impl Images {
             }
         }
         failpoint::hit("pull:blob-kept");
-        source.report.set(Stage::Extracting(Amount { current: total, total }));
+        if self.0.registrar.is_none() {
+            source.report.set(Stage::Extracting(Amount { current: total, total }));
+        }
         Ok(history)
     }
 
@@ -366,6 +383,8 @@ struct Source {
     repository: Arc<Repository>,
     descriptor: Descriptor,
     diff_id: Digest,
+    /// The layers below it, and it.
+    chain: Vec<Digest>,
     report: Report,
 }
 

@@ -109,7 +109,7 @@ impl Packing {
 }
 
 /// One layer of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Layer {
     /// Digest of the uncompressed tar; names the unpacked layer.
     pub diff_id: Digest,
@@ -213,7 +213,8 @@ pub struct Step {
 }
 
 /// Chain ids of a list of diffIDs, bottom first.
-pub(crate) fn chain_ids<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Vec<Digest> {
+#[must_use]
+pub fn chain_ids<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Vec<Digest> {
     let mut chain: Vec<Digest> = Vec::new();
     for diff_id in diff_ids {
         let next = match chain.last() {

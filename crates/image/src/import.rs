@@ -70,12 +70,12 @@ impl Images {
         })
         .await?;
         let blob = file.info();
-        let pinned = self.0.pins.pin([blob.digest, diff_id]).await;
+        let pinned = self.pin([blob.digest, diff_id]).await?;
         tokio::task::spawn_blocking(move || file.commit())
             .await
             .map_err(|_| ImageError::Worker)??;
         let admitted = self.import_blob(blob, diff_id, options, owner).await;
-        drop(pinned);
+        pinned.release();
         if admitted.is_err() {
             // Nothing refers to it, unless it was here before.
             self.sweep([blob.digest, diff_id]).await;
@@ -90,7 +90,7 @@ impl Images {
         options: ImportOptions,
         owner: Owner,
     ) -> Result<Arc<Image>, ImageError> {
-        let unpacked = self.unpack(&blob.digest, &diff_id, Teller::new(|_| {})).await?;
+        let unpacked = self.unpack(&blob.digest, &[diff_id], Teller::new(|_| {})).await?;
         let layer = Layer {
             diff_id,
             size: unpacked.size,

@@ -11,6 +11,8 @@
 //! something goes, so a crash leaves bytes without rows, which a later pull takes up or which are
 //! collected after a day, and never rows without bytes.
 //!
+//! With a [`Registrar`] both are somebody else's, who keeps what has a name there.
+//!
 //! **Memory.** All images are cached, parsed and immutable: list, inspect and look-ups do no I/O.
 //!
 //! **Trust.** Digest and size of every blob are checked while it streams, the diffID while it is
@@ -32,11 +34,13 @@ mod import;
 mod layers;
 pub mod limits;
 mod load;
+mod names;
 mod pins;
 mod policy;
 mod progress;
 mod pull;
 mod push;
+mod registrar;
 mod remote;
 mod remove;
 mod rows;
@@ -51,7 +55,7 @@ use bytes::Bytes;
 use pouch_content::ContentStore;
 use pouch_registry::Registry;
 use pouch_store::Store;
-use pouch_types::{ImageId, ImageRef, failpoint};
+use pouch_types::{Digest, ImageId, ImageRef, failpoint};
 use tokio::sync::Semaphore;
 
 pub use archive::ArchiveError;
@@ -60,23 +64,26 @@ pub use commit::CommitOptions;
 pub use config::{ContainerConfig, HealthConfig, ImageConfig};
 pub use error::{ImageError, InUse};
 pub use filter::{LabelFilter, ListFilter};
-pub use image::{Image, Layer, Owner, Owners, Packing, Step};
+pub use image::{Image, Layer, Owner, Owners, Packing, Step, chain_ids};
 pub use import::ImportOptions;
-pub use layers::{Kept, LayerError, LayerStore, LayerStream, Unpacked};
+pub use layers::{
+    Kept, LayerBlob, LayerError, LayerStore, LayerStream, Opener, Unpacked, top as top_layer,
+};
 pub use policy::{Policy, PolicyError, Rejected};
 pub use progress::{Amount, Event, LayerState, Loaded, Progress};
 pub use pull::PullRequest;
 pub use push::{PushRequest, PushWhat};
+pub use registrar::{Ending, Hold, Maker, Named, Published, Registrar};
 pub use remote::Offer;
 pub use remove::{ImageUser, RemoveOptions, Removed};
-pub use rows::{Released, SCHEMA, release_image, use_image};
+pub use rows::{Released, SCHEMA, is_any, release_image, use_image};
 pub use save::SaveStream;
 pub use sweep::{Collect, PruneFilter, PruneReport, Usage};
 
 use catalog::Catalog;
 use fetch::Fetches;
 use image::Reference;
-use pins::{Flights, Pins};
+use pins::{Flights, Pinned, Pins};
 use rows::Record;
 
 /// All images. A handle; clones share them.
@@ -87,6 +94,8 @@ pub(crate) struct Inner {
     store: Store,
     content: ContentStore,
     layers: Arc<dyn LayerStore>,
+    /// There is one when content and layers are kept by somebody who collects what is not named.
+    registrar: Option<Arc<dyn Registrar>>,
     registry: Registry,
     policy: RwLock<Policy>,
     catalog: RwLock<Catalog>,
@@ -117,12 +126,28 @@ impl Images {
         layers: Arc<dyn LayerStore>,
         registry: Registry,
     ) -> Result<Self, ImageError> {
+        Self::open_with(store, content, layers, None, registry).await
+    }
+
+    /// As [`Images::open`], with content and layers in a store that keeps what is named. Names that
+    /// it has from before are taken over by [`Images::compare`].
+    ///
+    /// # Errors
+    /// As [`Images::open`].
+    pub async fn open_with(
+        store: Store,
+        content: ContentStore,
+        layers: Arc<dyn LayerStore>,
+        registrar: Option<Arc<dyn Registrar>>,
+        registry: Registry,
+    ) -> Result<Self, ImageError> {
         store.write(rows::delete_orphans).await?;
         let (records, references) = store.read(rows::load).await?;
         let images = Self(Arc::new(Inner {
             store,
             content,
             layers,
+            registrar,
             registry,
             policy: RwLock::default(),
             catalog: RwLock::new(Catalog::new(records, references)),
@@ -215,10 +240,33 @@ impl Images {
         let _change = self.0.change.lock().await;
         let image = self.resolve(source)?;
         let reference = self.claimed(name, &image.id, None, owner);
+        let renaming = self.renaming(&image.id.0, std::slice::from_ref(&reference));
+        if let Some(registrar) = &self.0.registrar {
+            let raw_config = self.raw_config(&image.id).await?;
+            self.publish_renaming(registrar, &renaming, &image, &raw_config).await?;
+        }
         let row = reference.clone();
         self.0.store.write(move |tx| rows::put_reference(tx, &row)).await?;
         self.catalog_mut().point(reference);
+        self.withdraw(renaming.stale).await;
         Ok(image)
+    }
+
+    /// Protects digests from collection, ours and the registrar's, until the guard is dropped.
+    pub(crate) async fn pin(
+        &self,
+        digests: impl IntoIterator<Item = Digest>,
+    ) -> Result<Pinned, ImageError> {
+        let hold = match &self.0.registrar {
+            Some(registrar) => {
+                let hold = registrar.hold().await;
+                Some(hold.map_err(|source| ImageError::Registrar("hold what is made", source))?)
+            }
+            None => None,
+        };
+        let mut pinned = self.0.pins.pin(digests).await;
+        pinned.hold = hold;
+        Ok(pinned)
     }
 
     /// The row of a name with `owner`'s claim added. A claim of the other face on the name stays:
@@ -227,7 +275,7 @@ impl Images {
         &self,
         name: &ImageRef,
         image: &ImageId,
-        manifest: Option<pouch_types::Digest>,
+        manifest: Option<Digest>,
         owner: Owner,
     ) -> Reference {
         let owners = self.catalog().reference(name).map_or_else(Owners::default, |r| r.owners);
@@ -238,8 +286,19 @@ impl Images {
     pub(crate) async fn admit(
         &self,
         record: Record,
-        names: &[(ImageRef, Option<pouch_types::Digest>)],
+        names: &[(ImageRef, Option<Digest>)],
         owner: Owner,
+    ) -> Result<(), ImageError> {
+        self.admit_named(record, names, owner, Maker::Us).await
+    }
+
+    /// As [`Images::admit`]; `maker` says who names it in the registrar, if there is one.
+    pub(crate) async fn admit_named(
+        &self,
+        record: Record,
+        names: &[(ImageRef, Option<Digest>)],
+        owner: Owner,
+        maker: Maker,
     ) -> Result<(), ImageError> {
         let free = {
             let _change = self.0.change.lock().await;
@@ -247,6 +306,14 @@ impl Images {
                 .iter()
                 .map(|(name, manifest)| self.claimed(name, &record.id, *manifest, owner))
                 .collect();
+            let renaming = self.renaming(&record.id.0, &references);
+            if let Some(registrar) = &self.0.registrar
+                && maker == Maker::Us
+            {
+                let raw_config = record.raw_config.clone();
+                let image = record.clone().into_image();
+                self.publish_renaming(registrar, &renaming, &image, &raw_config).await?;
+            }
             let rows = (record.clone(), references.clone());
             failpoint::hit("admit:before-commit");
             self.0
@@ -257,16 +324,20 @@ impl Images {
                 })
                 .await?;
             failpoint::hit("admit:committed");
-            let mut catalog = self.catalog_mut();
-            let mut record = record;
-            if let Some(known) = catalog.get(&record.id.0) {
-                // As the row does: what is known already stays known.
-                record.manifest = record.manifest.or(known.manifest);
-                record.parent = known.parent.clone().or(record.parent);
-                record.last_tagged = known.last_tagged;
-            }
-            let free = catalog.insert(record);
-            references.into_iter().for_each(|reference| catalog.point(reference));
+            let free = {
+                let mut catalog = self.catalog_mut();
+                let mut record = record;
+                if let Some(known) = catalog.get(&record.id.0) {
+                    // As the row does: what is known already stays known.
+                    record.manifest = record.manifest.or(known.manifest);
+                    record.parent = known.parent.clone().or(record.parent);
+                    record.last_tagged = known.last_tagged;
+                }
+                let free = catalog.insert(record);
+                references.into_iter().for_each(|reference| catalog.point(reference));
+                free
+            };
+            self.withdraw(renaming.stale).await;
             free
         };
         self.sweep(free).await;

@@ -157,12 +157,32 @@ impl Images {
             .chain(listed.layers.iter().map(|(_, blob, _)| blob.digest))
             .chain(known.values().map(|layer| layer.blob))
             .chain(manifest);
-        let pinned = self.0.pins.pin(wanted).await;
+        let pinned = self.pin(wanted).await?;
+        let loaded = self.load_pinned(archive, listed, &known, owner, progress).await;
+        // The client has it all: a second attempt needs nothing of a failed one.
+        pinned.release();
+        loaded
+    }
+
+    async fn load_pinned(
+        &self,
+        archive: &mut Archive,
+        listed: Listed,
+        known: &HashMap<Digest, Layer>,
+        owner: Owner,
+        progress: &Progress,
+    ) -> Result<Arc<Image>, ImageError> {
+        let diff_ids = &listed.config.rootfs.diff_ids;
+        let manifest = listed.manifest.as_deref().map(Digest::of);
         let mut layers = Vec::new();
-        for (diff_id, (name, blob, packing)) in diff_ids.iter().zip(&listed.layers) {
+        for (at, (diff_id, (name, blob, packing))) in
+            diff_ids.iter().zip(&listed.layers).enumerate()
+        {
+            let chain = &diff_ids[..=at];
             if let Some(layer) = known.get(diff_id)
                 && self.catalog().is_needed(&layer.blob)
-                && self.layer(diff_id).await?.is_some()
+                && self.0.content.exists(&layer.blob).await?
+                && self.layer(chain).await?.is_some()
             {
                 layers.push(*layer);
                 continue;
@@ -174,7 +194,7 @@ impl Images {
                     .map_err(|_| ImageError::Worker)??;
             }
             let teller = Teller::layer(progress, &diff_id.hex()[..12], LayerState::Loading);
-            let unpacked = self.unpack(&blob.digest, diff_id, teller).await?;
+            let unpacked = self.unpack(&blob.digest, chain, teller).await?;
             layers.push(Layer {
                 diff_id: *diff_id,
                 size: unpacked.size,
@@ -199,7 +219,6 @@ impl Images {
         };
         let names: Vec<_> = listed.names.into_iter().map(|name| (name, manifest)).collect();
         self.admit(record, &names, owner).await?;
-        drop(pinned);
         self.get(&id).ok_or_else(|| ImageError::NotFound(id.to_string()))
     }
 }

@@ -12,6 +12,7 @@ use pouch_types::Digest;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, watch};
 
 use crate::progress::Amount;
+use crate::registrar::Hold;
 
 #[derive(Debug, Default)]
 struct State {
@@ -48,7 +49,7 @@ impl Pins {
             }
             executed.await;
         }
-        Pinned { pins: Arc::clone(self), digests }
+        Pinned { pins: Arc::clone(self), digests, hold: None }
     }
 
     /// Marks a digest for deletion, unless it is pinned or being deleted already.
@@ -66,6 +67,17 @@ impl Pins {
 pub(crate) struct Pinned {
     pins: Arc<Pins>,
     digests: Vec<Digest>,
+    /// With a registrar: what keeps the work from its collector.
+    pub(crate) hold: Option<Hold>,
+}
+
+impl Pinned {
+    /// Ends it: what was made has its rows, or is of no use to anybody.
+    pub(crate) fn release(mut self) {
+        if let Some(hold) = self.hold.take() {
+            hold.release();
+        }
+    }
 }
 
 impl Drop for Pinned {

@@ -24,7 +24,7 @@ use crate::image::{Image, Layer, Owner};
 use crate::limits;
 use crate::progress::{Event, LayerState, Progress};
 use crate::rows::Record;
-use crate::unpack::packing;
+use crate::unpack::{Teller, packing};
 
 /// What to pull.
 #[derive(Debug, Clone)]
@@ -109,7 +109,10 @@ impl Images {
             check_layer(layer, repository)?;
         }
         // Another image may have the same layer in another packing; then that blob serves.
-        let known: HashMap<Digest, Layer> = {
+        let known: HashMap<Digest, Layer> = if self.0.registrar.is_some() {
+            // Others read the manifest too, and look for the blobs that it names.
+            HashMap::new()
+        } else {
             let catalog = self.catalog();
             diff_ids.iter().filter_map(|d| Some((*d, catalog.layer(d)?))).collect()
         };
@@ -120,7 +123,7 @@ impl Images {
             .chain(known.values().map(|layer| layer.blob))
             .chain([resolved.descriptor.digest]);
         let wanted: Vec<Digest> = wanted.collect();
-        let pinned = self.0.pins.pin(wanted.iter().copied()).await;
+        let pinned = self.pin(wanted.iter().copied()).await?;
         for (diff_id, layer) in diff_ids.iter().zip(&manifest.layers) {
             if !known.contains_key(diff_id) {
                 progress.layer(short(&layer.digest), LayerState::PullingFsLayer).await;
@@ -130,8 +133,10 @@ impl Images {
         {
             Ok(layers) => layers,
             Err(error) => {
-                drop(pinned);
-                if !error.is_passing() {
+                if error.is_passing() {
+                    drop(pinned);
+                } else {
+                    pinned.release();
                     self.give_up(wanted).await;
                 }
                 return Err(error);
@@ -151,7 +156,7 @@ impl Images {
             retired: false,
         };
         self.admit(record, names, owner).await?;
-        drop(pinned);
+        pinned.release();
         self.get(&id).ok_or_else(|| ImageError::NotFound(id.to_string()))
     }
 
@@ -169,44 +174,65 @@ impl Images {
         order.sort_by_key(|(_, (_, descriptor))| std::cmp::Reverse(descriptor.size));
         let mut layers = try_join_all(order.into_iter().map(|(at, (diff_id, descriptor))| {
             let known = known.get(diff_id).copied();
-            let pulled = self.pull_layer(repository, diff_id, descriptor, known, progress);
+            let chain = &diff_ids[..=at];
+            let pulled = self.pull_layer(repository, chain, descriptor, known, progress);
             async move { Ok::<_, ImageError>((at, pulled.await?)) }
         }))
         .await?;
         layers.sort_by_key(|(at, _)| *at);
-        Ok(layers.into_iter().map(|(_, layer)| layer).collect())
+        let mut complete = Vec::with_capacity(layers.len());
+        for (at, pulled) in layers {
+            complete.push(match pulled {
+                Pulled::Complete(layer) => layer,
+                // One lies on the other, so they take turns from the bottom.
+                Pulled::Packed(layer) => {
+                    let id = short(&layer.blob);
+                    let teller = Teller::layer(progress, id, LayerState::Extracting);
+                    let unpacked = self.unpack(&layer.blob, &diff_ids[..=at], teller).await?;
+                    progress.layer(id, LayerState::PullComplete).await;
+                    Layer { size: unpacked.size, ..layer }
+                }
+            });
+        }
+        Ok(complete)
     }
 
     async fn pull_layer(
         &self,
         repository: &Arc<Repository>,
-        diff_id: &Digest,
+        chain: &[Digest],
         descriptor: &Descriptor,
         known: Option<Layer>,
         progress: &Progress,
-    ) -> Result<Layer, ImageError> {
+    ) -> Result<Pulled, ImageError> {
         let id = short(&descriptor.digest);
-        let here = self.layer(diff_id).await?;
+        let diff_id = chain.last().ok_or(ImageError::Worker)?;
+        let here = self.layer(chain).await?;
         if let Some(unpacked) = here {
             let blob = self.0.content.info(&descriptor.digest).await?;
             if blob.is_some_and(|blob| blob.size == descriptor.size) {
                 progress.layer(id, LayerState::AlreadyExists).await;
-                return Ok(Layer {
+                return Ok(Pulled::Complete(Layer {
                     diff_id: *diff_id,
                     size: unpacked.size,
                     blob: descriptor.digest,
                     blob_size: descriptor.size,
                     packing: packing(&self.0.content, &descriptor.digest).await?,
-                });
+                }));
             }
             if let Some(known) = known
                 && self.0.content.exists(&known.blob).await?
             {
                 progress.layer(id, LayerState::AlreadyExists).await;
-                return Ok(known);
+                return Ok(Pulled::Complete(known));
             }
         }
-        self.bring(repository, descriptor, diff_id, progress).await
+        let layer = self.bring(repository, descriptor, chain, progress).await?;
+        if self.0.registrar.is_some() {
+            return Ok(Pulled::Packed(layer));
+        }
+        progress.layer(id, LayerState::PullComplete).await;
+        Ok(Pulled::Complete(layer))
     }
 
     /// Removes what a pull brought that will not succeed by trying again.
@@ -228,6 +254,15 @@ impl Images {
             self.sweep([digest]).await;
         }
     }
+}
+
+/// A layer of a pull.
+#[derive(Debug)]
+enum Pulled {
+    /// It is unpacked.
+    Complete(Layer),
+    /// Its blob is here; its size unpacked is not known yet.
+    Packed(Layer),
 }
 
 /// Under which names the image will be known, each with the digest that the registry gave for it:

@@ -152,7 +152,8 @@ impl Images {
         let size = raw.len() as u64;
         let digest = repository.push_manifest(raw, &media_type, PushTo::Tag).await?;
         self.name_by_digest(name, &image, digest, owner).await?;
-        drop((pinned, packed));
+        drop(pinned);
+        packed.into_iter().for_each(Pinned::release);
         let tag = name.tag().unwrap_or_default().to_owned();
         let text = format!("{tag}: digest: {digest} size: {size}");
         progress.send(Event::Status(text)).await;
@@ -220,7 +221,7 @@ impl Images {
                 return Err(pouch_content::ContentError::Corrupt(layer.blob).into());
             }
             let blob = file.info();
-            pins.push(self.0.pins.pin([blob.digest]).await);
+            pins.push(self.pin([blob.digest]).await?);
             let keep = tokio::task::spawn_blocking(move || file.commit());
             keep.await.map_err(|_| ImageError::Worker)??;
             layers.push(Layer {

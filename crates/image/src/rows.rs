@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use crate::config::ImageConfig;
 use crate::error::ImageError;
-use crate::image::{Layer, Owners, Packing, Reference};
+use crate::image::{Image, Layer, Owners, Packing, Reference};
 
 /// The tables of this crate.
 ///
@@ -63,6 +63,25 @@ pub(crate) struct Record {
     pub(crate) layers: Arc<[Layer]>,
     pub(crate) last_tagged: Option<Timestamp>,
     pub(crate) retired: bool,
+}
+
+impl Record {
+    /// The image, without names.
+    pub(crate) fn into_image(self) -> Image {
+        Image {
+            id: self.id,
+            manifest: self.manifest,
+            parent: self.parent,
+            created: self.config.created_at(),
+            config: self.config,
+            size: self.layers.iter().map(|layer| layer.size).sum(),
+            layers: self.layers,
+            last_tagged: self.last_tagged,
+            repo_tags: Vec::new(),
+            repo_digests: Vec::new(),
+            owners: Owners::default(),
+        }
+    }
 }
 
 fn digest(row: &Row<'_>, column: usize) -> Result<Digest, ImageError> {
@@ -315,4 +334,15 @@ pub(crate) fn delete_orphans(tx: &Transaction<'_>) -> Result<(), StoreError> {
         [],
     )?;
     Ok(())
+}
+
+/// Whether there are images.
+///
+/// # Errors
+/// The database.
+pub async fn is_any(store: &pouch_store::Store) -> Result<bool, ImageError> {
+    let found = |c: &Connection| -> Result<bool, ImageError> {
+        Ok(c.query_row("SELECT EXISTS (SELECT 1 FROM images)", [], |row| row.get(0))?)
+    };
+    store.read(found).await
 }

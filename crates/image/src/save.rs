@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::Stream;
-use pouch_content::ContentStore;
+use pouch_content::{ContentError, ContentStore};
 use pouch_registry::document::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use pouch_registry::{Descriptor, Manifest};
 use pouch_types::{Digest, ImageRef};
@@ -119,6 +119,14 @@ impl Images {
         for (image, tags) in chosen {
             let raw_config = self.raw_config(&image.id).await?;
             let manifest = self.manifest_of(&image, &raw_config).await?;
+            for layer in image.layers.iter() {
+                // Said before the first byte: a stream that breaks off says nothing.
+                if !self.0.content.exists(&layer.blob).await? {
+                    let source = Box::new(ContentError::NotFound(layer.blob).into());
+                    let image = image.id.short().to_owned();
+                    return Err(ImageError::Incomplete { image, source });
+                }
+            }
             items.push(Item { image, tags, raw_config, manifest });
         }
         let (sender, chunks) = mpsc::channel(QUEUE);
@@ -135,7 +143,11 @@ impl Images {
 
     /// The manifest that an image came with, if it still describes the blobs that are here; else
     /// one of ours.
-    async fn manifest_of(&self, image: &Image, raw_config: &Bytes) -> Result<Bytes, ImageError> {
+    pub(crate) async fn manifest_of(
+        &self,
+        image: &Image,
+        raw_config: &Bytes,
+    ) -> Result<Bytes, ImageError> {
         match self.manifest_it_came_with(image).await? {
             Some(raw) => Ok(raw),
             None => manifest_of_ours(image, raw_config),

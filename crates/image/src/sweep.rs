@@ -68,10 +68,10 @@ impl Images {
     ) -> Result<Vec<Removed>, ImageError> {
         let change = self.0.change.lock().await;
         let plan = Planner::new(&self.catalog(), options, &users).remove(text)?;
-        let (removed, free) = self.carry_out(plan, options).await?;
+        let carried = self.carry_out(plan, options).await?;
         drop(change);
-        self.sweep(free).await;
-        Ok(removed)
+        self.sweep(carried.free).await;
+        Ok(carried.removed)
     }
 
     /// Gives up one face's claim on all names of an image; the image goes when nobody holds a
@@ -85,10 +85,10 @@ impl Images {
         let Some(image) = self.get(id) else { return Ok(Vec::new()) };
         let plan = remove::disown(&self.catalog(), &image, owner);
         let forced = RemoveOptions { force: true, ..RemoveOptions::default() };
-        let (removed, free) = self.carry_out(plan, forced).await?;
+        let carried = self.carry_out(plan, forced).await?;
         drop(change);
-        self.sweep(free).await;
-        Ok(removed)
+        self.sweep(carried.free).await;
+        Ok(carried.removed)
     }
 
     /// Removes every image that no container uses: those without a tag, or all. Names and images
@@ -130,9 +130,10 @@ impl Images {
                 let plan = Planner::new(&self.catalog(), options, &users).remove(&target);
                 match plan {
                     Ok(plan) => {
-                        let (removed, free) = self.carry_out(plan, options).await?;
-                        report.removed.extend(removed);
-                        freed.extend(free);
+                        let carried = self.carry_out(plan, options).await?;
+                        report.removed.extend(carried.removed);
+                        report.reclaimed += carried.collected;
+                        freed.extend(carried.free);
                     }
                     // The last of its names took the others along, or it came into use.
                     Err(ImageError::NotFound(_)) => {}
@@ -174,22 +175,27 @@ impl Images {
     /// Frees the bytes of an image after [`release_image`](crate::release_image) said
     /// [`Gone`](crate::Released::Gone) and its transaction was committed.
     pub async fn forget(&self, id: &ImageId) {
+        let before = self.known_as(std::iter::once(&id.0));
+        let change = self.0.change.lock().await;
         let free = {
-            let _change = self.0.change.lock().await;
             let mut catalog = self.catalog_mut();
             // It may have been pulled again in between, which made it a new image.
             if catalog.get(&id.0).is_some() { Vec::new() } else { catalog.remove(&id.0) }
         };
+        self.follow_removal(before).await;
+        drop(change);
         self.sweep(free).await;
     }
 
     /// Commits a plan and makes the catalog follow. The caller holds the change lock.
-    async fn carry_out(
+    pub(crate) async fn carry_out(
         &self,
         plan: Plan,
         options: RemoveOptions,
-    ) -> Result<(Vec<Removed>, Vec<Digest>), ImageError> {
+    ) -> Result<Carried, ImageError> {
         let Plan { references, images, removed } = plan;
+        let touched = references.iter().map(|r| &r.image).chain(images.iter().map(|i| &i.id.0));
+        let before = self.known_as(touched);
         let changed = references.clone();
         let ids: Vec<ImageId> = images.iter().map(|image| image.id.clone()).collect();
         failpoint::hit("rmi:before-commit");
@@ -220,28 +226,42 @@ impl Images {
             })
             .await?;
         failpoint::hit("rmi:committed");
-        let mut catalog = self.catalog_mut();
-        for reference in references {
-            if reference.owners.is_empty() {
-                catalog.unpoint(&reference.name);
-            } else {
-                catalog.point(reference);
-            }
-        }
         let mut free = Vec::new();
-        for (id, fate) in fates {
-            match fate {
-                Deleted::Gone => free.extend(catalog.remove(&id.0)),
-                Deleted::Retired => catalog.retire(&id.0),
+        {
+            let mut catalog = self.catalog_mut();
+            for reference in references {
+                if reference.owners.is_empty() {
+                    catalog.unpoint(&reference.name);
+                } else {
+                    catalog.point(reference);
+                }
+            }
+            for (id, fate) in fates {
+                match fate {
+                    Deleted::Gone => free.extend(catalog.remove(&id.0)),
+                    Deleted::Retired => catalog.retire(&id.0),
+                }
             }
         }
-        Ok((removed, free))
+        let mut collected = 0;
+        if self.0.registrar.is_some() {
+            self.follow_removal(before).await;
+            let layers: HashSet<&Layer> = images.iter().flat_map(|i| i.layers.iter()).collect();
+            let is_free = |digest: &Digest| free.contains(digest);
+            for layer in layers {
+                collected += if is_free(&layer.diff_id) { layer.size } else { 0 };
+                collected += if is_free(&layer.blob) { layer.blob_size } else { 0 };
+            }
+        }
+        Ok(Carried { removed, free, collected })
     }
 
     /// Deletes layers and blobs that are still unneeded and unpinned; the bytes that were freed.
     pub(crate) async fn sweep(&self, digests: impl IntoIterator<Item = Digest>) -> u64 {
         let mut freed = 0;
-        for digest in digests {
+        // Whoever keeps what is named lets go what is not.
+        let ours = self.0.registrar.is_none();
+        for digest in digests.into_iter().filter(|_| ours) {
             let Some(_condemned) = self.0.pins.condemn(&digest) else { continue };
             // From here on nobody can begin to need it; somebody may have before.
             if self.catalog().is_needed(&digest) {
@@ -254,7 +274,7 @@ impl Images {
 
     async fn delete_bytes(&self, digest: &Digest) -> u64 {
         let mut freed = 0;
-        match self.0.layers.get(digest).await {
+        match self.0.layers.get(std::slice::from_ref(digest)).await {
             Ok(Some(layer)) => match self.0.layers.remove(digest).await {
                 Ok(()) => {
                     failpoint::hit("rmi:layer-removed");
@@ -305,6 +325,11 @@ impl Images {
             }
             Err(error) => tracing::warn!(%error, "layers cannot be listed"),
         }
+        if let (Some(registrar), Collect::Everything) = (&self.0.registrar, which)
+            && let Err(error) = registrar.collect().await
+        {
+            tracing::warn!(%error, "what is not named stays in containerd for now");
+        }
         found.retain(|digest| !self.catalog().is_needed(digest));
         let mut freed = self.sweep(found).await;
         for ingest in self.0.content.ingests().await? {
@@ -327,6 +352,17 @@ impl Images {
         }
         Ok(())
     }
+}
+
+/// What became of a [`Plan`].
+#[derive(Debug)]
+pub(crate) struct Carried {
+    /// To be reported.
+    pub(crate) removed: Vec<Removed>,
+    /// What nobody needs any more.
+    pub(crate) free: Vec<Digest>,
+    /// Bytes of it that the registrar has let go.
+    pub(crate) collected: u64,
 }
 
 /// Which leftovers [`Images::collect`] takes.

@@ -1,18 +1,18 @@
 //! From a kept blob to an unpacked layer, once per diffID however many want it.
 
-use std::io::{self, Read};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use pouch_content::ContentStore;
+use pouch_content::{ContentError, ContentStore};
 use pouch_types::Digest;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::Images;
 use crate::error::ImageError;
 use crate::image::Packing;
-use crate::layers::{LayerError, Unpacked};
+use crate::layers::{LayerBlob, LayerError, LayerStream, Unpacked};
 use crate::progress::{Amount, LayerState, Progress};
 
 /// Between two pictures of the progress, bytes.
@@ -79,53 +79,49 @@ impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
 }
 
 impl Images {
-    /// Unpacks a blob whose digest was checked, unless its layer is there. The caller pins both.
+    /// Unpacks a blob whose digest was checked as the last layer of `chain`, unless that is there.
+    /// The caller pins both.
     pub(crate) async fn unpack(
         &self,
         blob: &Digest,
-        diff_id: &Digest,
+        chain: &[Digest],
         teller: Teller,
     ) -> Result<Unpacked, ImageError> {
+        let diff_id = chain.last().ok_or(ImageError::Worker)?;
         let watched = teller.clone();
         let turn = self
             .0
             .unpacks
             .turn(diff_id, move |amount| watched.amount(amount.current, amount.total))
             .await;
-        if let Some(layer) = self.layer(diff_id).await? {
+        if let Some(layer) = self.layer(chain).await? {
             return Ok(layer);
         }
         let _slot = self.0.layer_slots.acquire().await.map_err(|_| ImageError::Worker)?;
-        let reader = self.0.content.reader(blob, u64::MAX).await?;
-        let total = reader.info().size;
+        let info = self.0.content.info(blob).await?.ok_or(ContentError::NotFound(*blob))?;
+        let total = info.size;
         turn.report(Amount { current: 0, total });
-        let stream = Counted::new(reader, teller, total);
-        let unpacked = self
-            .0
-            .layers
-            .apply(Box::new(stream), diff_id)
-            .await
-            .map_err(ImageError::layer(diff_id))?;
+        let content = self.0.content.clone();
+        let open = async move {
+            let reader = content.reader(&info.digest, u64::MAX).await;
+            let reader = reader.map_err(|error| LayerError::new(&error))?;
+            Ok(Box::new(Counted::new(reader, teller, total)) as LayerStream)
+        };
+        let blob = LayerBlob { digest: *blob, size: total, open: Box::new(move || Box::pin(open)) };
+        let applied = self.0.layers.apply(blob, chain).await;
+        let unpacked = applied.map_err(ImageError::layer(diff_id))?;
         turn.report(Amount { current: total, total });
         Ok(unpacked)
     }
 
-    /// The unpacked layer, if it is there.
-    pub(crate) async fn layer(&self, diff_id: &Digest) -> Result<Option<Unpacked>, ImageError> {
-        let found: Result<_, LayerError> = self.0.layers.get(diff_id).await;
-        found.map_err(ImageError::layer(diff_id))
+    /// The last layer of `chain`, if it is unpacked.
+    pub(crate) async fn layer(&self, chain: &[Digest]) -> Result<Option<Unpacked>, ImageError> {
+        let diff_id = chain.last().ok_or(ImageError::Worker)?;
+        self.0.layers.get(chain).await.map_err(ImageError::layer(diff_id))
     }
 }
 
 /// How a blob is packed, by its first bytes.
 pub(crate) async fn packing(content: &ContentStore, blob: &Digest) -> Result<Packing, ImageError> {
-    let (content, blob) = (content.clone(), *blob);
-    let read = tokio::task::spawn_blocking(move || {
-        let (file, _) = content.open_blocking(&blob)?;
-        let mut head = Vec::new();
-        // A head that cannot be read will not be unpacked either, with a better message.
-        let _ = file.take(8).read_to_end(&mut head);
-        Ok::<_, ImageError>(Packing::sniff(&head))
-    });
-    read.await.map_err(|_| ImageError::Worker)?
+    Ok(Packing::sniff(&content.head(blob, 8).await?))
 }

@@ -1,6 +1,8 @@
 //! What a container changed in the image's file system (`docker diff`).
 
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
 
 use pouch_rootfd::{Metadata, PinnedFd, RootFd};
 use pouch_types::ContainerId;
@@ -9,6 +11,11 @@ use crate::container::is_whiteout;
 use crate::error::{Result, SnapshotError};
 use crate::layout::{Snapshotter, blocking};
 use crate::usage::MAX_DEPTH;
+
+/// Marks of a layer (OCI image-spec, layer.md): a removed path.
+const WHITEOUT: &str = ".wh.";
+/// And a directory that hides what lies below it.
+const OPAQUE: &str = ".wh..wh..opq";
 
 /// Longest list of changes.
 const MAX_CHANGES: usize = 1_000_000;
@@ -51,6 +58,64 @@ impl Snapshotter {
         })
         .await
     }
+}
+
+/// The changes that a layer makes to `lower`, by path. Blocking.
+///
+/// # Errors
+/// [`SnapshotError::TooManyChanges`], I/O errors, and a layer that cannot be read.
+pub fn changes_in(layer: impl Read, lower: Option<RootFd>) -> Result<Vec<Change>> {
+    let unreadable = |e| SnapshotError::io("read", "layer", e);
+    let mut diff = Diff { lower, changes: Vec::new() };
+    let mut archive = tar::Archive::new(layer);
+    let mut gone = HashSet::new();
+    for entry in archive.entries().map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let path = entry.path().map_err(unreadable)?;
+        // By its parts: directories are named with a slash at the end.
+        let parts = path.components().filter(|part| matches!(part, Component::Normal(_)));
+        let path: PathBuf = std::iter::once(Component::RootDir).chain(parts).collect();
+        let Some(name) = path.file_name() else { continue };
+        if name == OPAQUE {
+            continue;
+        }
+        if let Some(removed) = name.to_str().and_then(|name| name.strip_prefix(WHITEOUT)) {
+            let path = path.with_file_name(removed);
+            // Marked and made anew is changed; the layer says both.
+            if gone.insert(path.clone()) {
+                diff.add(path, ChangeKind::Deleted)?;
+            }
+            continue;
+        }
+        let header = entry.header();
+        let kind = match diff.lower_metadata(&path)? {
+            None => ChangeKind::Added,
+            Some(below) if header.entry_type().is_dir() && is_as(header, &below) => continue,
+            Some(_) => ChangeKind::Modified,
+        };
+        diff.add(path, kind)?;
+    }
+    let mut changes = diff.changes;
+    let kept: HashSet<PathBuf> = changes
+        .iter()
+        .filter(|change| change.kind != ChangeKind::Deleted)
+        .map(|change| change.path.clone())
+        .collect();
+    changes.retain(|c| c.kind != ChangeKind::Deleted || !kept.contains(&c.path));
+    changes.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(changes)
+}
+
+/// Whether a directory of a layer, which may be there for what is in it alone, is as it was.
+fn is_as(header: &tar::Header, below: &Metadata) -> bool {
+    let mode = header.mode().map(|mode| mode & 0o7777).ok();
+    let uid = header.uid().ok().and_then(|uid| u32::try_from(uid).ok());
+    let gid = header.gid().ok().and_then(|gid| u32::try_from(gid).ok());
+    let modified = header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
+    below.is_dir()
+        && mode == Some(below.mode() & 0o7777)
+        && (uid, gid) == (Some(below.uid()), Some(below.gid()))
+        && modified == Some(below.modified().seconds)
 }
 
 struct Diff {

@@ -126,6 +126,28 @@ pub enum SnapshotError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The snapshotter of somebody else refused or failed.
+    #[error("{doing}")]
+    Elsewhere {
+        /// What was tried, with the name that it has there.
+        doing: String,
+        /// Its class.
+        kind: ErrorKind,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Mounts that make up a root cannot be made.
+    #[error("cannot mount {kind} from {origin}")]
+    Mount {
+        /// Type of the file system.
+        kind: String,
+        /// Source of the mount.
+        origin: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A blocking task was dropped: the process is going down.
     #[error("cancelled")]
     Cancelled,
@@ -155,7 +177,7 @@ impl Classified for SnapshotError {
             Self::LayerInUse { .. } => ErrorKind::Conflict,
             Self::Mismatch { .. } => ErrorKind::Invalid,
             Self::StorageOption { .. } | Self::Overlay { .. } => ErrorKind::Unsupported,
-            Self::Unpack { kind, .. } => *kind,
+            Self::Unpack { kind, .. } | Self::Elsewhere { kind, .. } => *kind,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::TooManyChanges(_) | Self::TooDeep(_) | Self::TooManyLayers { .. } => {
                 ErrorKind::ResourceExhausted
@@ -163,7 +185,9 @@ impl Classified for SnapshotError {
             Self::UnpackCrashed { .. } | Self::Insecure { .. } | Self::Damaged { .. } => {
                 ErrorKind::Internal
             }
-            Self::Io { source, .. } => pouch_types::error::io_kind(source),
+            Self::Io { source, .. } | Self::Mount { source, .. } => {
+                pouch_types::error::io_kind(source)
+            }
             Self::Tree(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Cancelled => ErrorKind::Cancelled,

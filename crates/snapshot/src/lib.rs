@@ -27,15 +27,17 @@ mod layer;
 mod layout;
 mod mount;
 mod reaper;
+mod roots;
 mod rounds;
 mod usage;
 
 pub use archive::{ArchiveReader, CopyReport, PathStat, PutOptions, PutReport, Replace, Unpacker};
-pub use changes::{Change, ChangeKind};
+pub use changes::{Change, ChangeKind, changes_in};
 pub use error::{Result, SnapshotError};
 pub use layer::{LayerInfo, SCHEMA};
 pub use layout::{SnapshotConfig, Snapshotter};
-pub use mount::MountEntry;
+pub use mount::{MountEntry, open_mounts};
+pub use roots::{DiffReader, Roots};
 pub use usage::Usage;
 
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
 
 use crate::error::{Result, SnapshotError};
@@ -243,6 +243,103 @@ pub(crate) fn lower_view(
         [only] => Ok(Some(RootFd::open(only)?)),
         several => overlay.mount_directories(config, several, None).map(Some),
     }
+}
+
+/// Opens the root that `mounts` make up, in their order and without a place that anybody sees.
+/// `state` is a directory for where the mount API of Linux 5.2 does not do.
+///
+/// # Errors
+/// [`SnapshotError::Mount`] names the mount that failed.
+pub fn open_mounts(mounts: &[MountEntry], state: &Path) -> Result<RootFd> {
+    match mounts {
+        [only] if only.is_bind() => Ok(RootFd::open(&only.source)?),
+        [only] => match mount_by_option(only) {
+            Ok(fd) => Ok(RootFd::from_fd(fd)?),
+            Err(error) => {
+                tracing::debug!(%error, kind = only.kind, "mounting in the old way");
+                mount_and_let_go(mounts, state)
+            }
+        },
+        several => mount_and_let_go(several, state),
+    }
+}
+
+impl MountEntry {
+    fn is_bind(&self) -> bool {
+        self.kind == "bind" || self.options.iter().any(|o| o == "bind" || o == "rbind")
+    }
+
+    fn failed(&self, source: impl Into<io::Error>) -> SnapshotError {
+        let (kind, origin) = (self.kind.clone(), self.source.clone());
+        SnapshotError::Mount { kind, origin, source: source.into() }
+    }
+}
+
+/// By the mount API of Linux 5.2, lower directories one by one (6.7).
+fn mount_by_option(mount: &MountEntry) -> io::Result<OwnedFd> {
+    let fs = fsopen(mount.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&fs, "source", mount.source.as_str())?;
+    for option in &mount.options {
+        match option.split_once('=') {
+            Some(("lowerdir", layers)) => {
+                for layer in layers.split(':') {
+                    fsconfig_set_string(&fs, "lowerdir+", layer)?;
+                }
+            }
+            Some((key, value)) => fsconfig_set_string(&fs, key, value)?,
+            None if option == "rw" || option == "defaults" || option.is_empty() => {}
+            None => fsconfig_set_flag(&fs, option.as_str())?,
+        }
+    }
+    fsconfig_create(&fs)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+/// By `mount(2)` on a directory of ours, one over the other, and off again as soon as it is open.
+fn mount_and_let_go(mounts: &[MountEntry], state: &Path) -> Result<RootFd> {
+    let target = state.join(format!("m-{}", random_name()?));
+    let io = |operation| move |e: Errno| SnapshotError::io(operation, "", e);
+    rustix::fs::mkdirat(CWD, &target, Mode::from_raw_mode(0o700)).map_err(io("make"))?;
+    let mut made = 0;
+    let mounted = mounts.iter().try_for_each(|mount| {
+        let done = mount_old_style(mount, &target).map_err(|e| mount.failed(e));
+        made += usize::from(done.is_ok());
+        done
+    });
+    let opened = mounted.and_then(|()| {
+        let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, &target, open, Mode::empty()).map_err(io("open"))
+    });
+    for _ in 0..made {
+        let _ = rustix::mount::unmount(&target, UnmountFlags::DETACH);
+    }
+    let _ = rustix::fs::unlinkat(CWD, &target, rustix::fs::AtFlags::REMOVEDIR);
+    Ok(RootFd::from_fd(opened?)?)
+}
+
+fn mount_old_style(mount: &MountEntry, target: &Path) -> io::Result<()> {
+    if mount.is_bind() {
+        let flags = MountFlags::BIND | MountFlags::REC;
+        return Ok(rustix::mount::mount(mount.source.as_str(), target, "", flags, c"")?);
+    }
+    let mut flags = MountFlags::NODEV | MountFlags::NOSUID;
+    let mut data = Vec::new();
+    for option in &mount.options {
+        match option.as_str() {
+            "ro" => flags |= MountFlags::RDONLY,
+            "rw" | "defaults" | "" => {}
+            other => data.push(other),
+        }
+    }
+    let data = std::ffi::CString::new(data.join(","))?;
+    Ok(rustix::mount::mount(
+        mount.source.as_str(),
+        target,
+        mount.kind.as_str(),
+        flags,
+        data.as_c_str(),
+    )?)
 }
 
 fn check_length(options: &[String], layers: usize) -> Result<()> {

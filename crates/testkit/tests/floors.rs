@@ -26,6 +26,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (21, &["client", "runtime"]),
     (30, &["snapshot", "network"]),
     (31, &["containerd", "image", "shim-core", "volume", "cni"]),
+    (32, &["containerd-images"]),
     (40, &["engine"]),
     (50, &["api-docker", "metrics", "streaming"]),
 ];

@@ -147,6 +147,8 @@ async fn inspect(
 ) -> ApiResult<Response> {
     let view = api.engine.view(&id)?;
     let mut reply = container::inspect(&view, &api.defaults, version);
+    api.engine.storage_driver().clone_into(&mut reply.driver);
+    reply.graph_driver.name.clone_from(&reply.driver);
     // One that vanishes meanwhile is shown without.
     if let Ok(dirs) = api.engine.layer_dirs(view.id.as_str()) {
         reply.graph_driver.data.get_or_insert_default().extend(dirs);

@@ -23,7 +23,6 @@ use super::container::summary;
 use crate::api::{Api, Shared};
 use crate::http::{ApiError, ApiResult, ApiVersion, Query, ok};
 use crate::stream::ndjson::{self, Ending};
-use crate::translate::container::STORAGE_DRIVER;
 use crate::translate::{event, image, object, time};
 
 /// What the product calls itself.
@@ -192,7 +191,7 @@ fn write_info(api: &Api, facts: system::Info) -> Info {
         containers_paused: number(paused),
         containers_stopped: number(all - running - paused),
         images: number(facts.images),
-        driver: STORAGE_DRIVER.to_owned(),
+        driver: facts.driver,
         driver_status: vec![["Backing Filesystem".to_owned(), facts.backing_fs]],
         plugins: PluginsInfo {
             volume: words(&["local"]),

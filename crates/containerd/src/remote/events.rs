@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use pouch_containerd_grpc::events::{
     Envelope, NamespaceUpdate, PublishRequest, SubscribeRequest, TaskExit, TaskOom,
 };
+use pouch_containerd_grpc::images::{ImageCreate, ImageDelete};
 use pouch_containerd_grpc::tasks::{GetRequest, Process, Status};
 use pouch_containerd_grpc::{Message, Request, Streaming, any, to_jiff};
 use pouch_types::{Classified as _, ContainerId, ErrorKind};
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shared;
 use super::call::{Call, QUICK};
 use super::container::exit_status;
+use super::images::{Naming, image_mark};
 use super::run::{News, Run};
 use super::strays::Strays;
 use crate::{Error, Event, ExitStatus, Result};
@@ -38,6 +40,10 @@ const MARKED: Duration = Duration::from_secs(10);
 const EXIT: &str = "/tasks/exit";
 /// Topic of kills for memory.
 const OOM: &str = "/tasks/oom";
+/// Topics of names of images.
+const IMAGES: [&str; 3] = ["/images/create", "/images/update", IMAGE_GONE];
+/// See [`IMAGES`].
+const IMAGE_GONE: &str = "/images/delete";
 /// What our marks are published as; a type that everybody can decode.
 const MARK_TYPE: &str = "containerd.events.NamespaceUpdate";
 /// Exit code of an exec whose end nobody knows any more.
@@ -86,6 +92,8 @@ pub(crate) async fn run(
 enum Heard {
     Exit(TaskExit),
     Oom(TaskOom),
+    ImageSet(ImageCreate),
+    ImageGone(ImageDelete),
 }
 
 struct Feed {
@@ -108,6 +116,7 @@ impl Feed {
             let _ = loaded.wait_for(|yes| *yes).await;
         } else {
             tracing::info!("the events of containerd are heard again");
+            self.shared.images.tell_all();
             // It may be another one than before.
             let version = super::ask_version(&self.shared.pool).await?;
             self.shared.server().version = version;
@@ -133,11 +142,11 @@ impl Feed {
     async fn subscribe(&self) -> Result<Streaming<Envelope>> {
         let namespace = &self.shared.config.namespace;
         let mark = format!("/pouch/mark/{:x}", Timestamp::now().as_nanosecond());
-        let filters = vec![
-            format!("namespace==\"{namespace}\",topic==\"{EXIT}\""),
-            format!("namespace==\"{namespace}\",topic==\"{OOM}\""),
-            format!("namespace==\"{namespace}\",topic==\"{mark}\""),
-        ];
+        let filters = [EXIT, OOM, &mark]
+            .into_iter()
+            .chain(IMAGES)
+            .map(|topic| format!("namespace==\"{namespace}\",topic==\"{topic}\""))
+            .collect();
         let stage = "subscribe to events";
         let mut client = self.shared.pool.events();
         let work = async {
@@ -197,10 +206,21 @@ impl Feed {
         let decoded = match envelope.topic.as_str() {
             EXIT => TaskExit::decode(&event.value[..]).map(Heard::Exit),
             OOM => TaskOom::decode(&event.value[..]).map(Heard::Oom),
+            IMAGE_GONE => ImageDelete::decode(&event.value[..]).map(Heard::ImageGone),
+            topic if IMAGES.contains(&topic) => {
+                ImageCreate::decode(&event.value[..]).map(Heard::ImageSet)
+            }
             _ => return,
         };
         match decoded {
             Ok(Heard::Exit(exit)) => self.exited(exit).await,
+            Ok(Heard::ImageGone(gone)) => self.shared.images.tell(gone.name, Naming::Gone),
+            Ok(Heard::ImageSet(set)) => {
+                let (key, value) = image_mark(&self.shared.config.owner, &set.name);
+                if set.labels.get(&key) != Some(&value) {
+                    self.shared.images.tell(set.name, Naming::Set);
+                }
+            }
             Ok(Heard::Oom(oom)) => {
                 if let Some(run) = self.shared.runs.get(&oom.container_id) {
                     if let Some(foreign) = &run.foreign {

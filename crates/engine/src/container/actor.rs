@@ -144,7 +144,7 @@ fn snapshot(engine: &Inner, record: &Record, volatile: &Volatile, ends: u64) -> 
             sandbox_key: volatile.sandbox_key.clone(),
             mounts: record.mounts.clone(),
             log_path: crate::logs::path(&dir, &record.id, &record.spec.log),
-            upper_dir: Some(engine.snapshots.upper_path(&record.id)),
+            upper_dir: engine.snapshots.upper_path(&record.id),
             dir,
             execs: volatile.execs.clone(),
             elsewhere,

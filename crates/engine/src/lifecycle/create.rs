@@ -82,11 +82,12 @@ pub(crate) async fn create(
     failpoint::hit("create:before-snapshot");
     let mut files = Vec::new();
     let made = async {
-        engine
-            .snapshots
-            .prepare(&id, &layers)
-            .await
-            .map_err(|e| EngineError::wrap("make the root file system", e))?;
+        let mut prepared = engine.snapshots.prepare(&id, &layers).await;
+        if prepared.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            engine.images.unpack_again(&image).await?;
+            prepared = engine.snapshots.prepare(&id, &layers).await;
+        }
+        prepared.map_err(|e| EngineError::wrap("make the root file system", e))?;
         let mounts = super::mounts::resolve(&engine, &id, &spec, &mut warnings, &mut files).await?;
         let dir = engine.config.container_dir(&id);
         tokio::task::spawn_blocking(move || make_dir(&dir))

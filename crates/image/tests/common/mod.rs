@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::Stream;
 use pouch_content::ContentStore;
 use pouch_image::{
-    Images, ImportOptions, Kept, LayerError, LayerStore, LayerStream, Owner, Unpacked,
+    Images, ImportOptions, Kept, LayerBlob, LayerError, LayerStore, Owner, Unpacked, top_layer,
 };
 use pouch_registry::{Registry, RegistryConfig};
 use pouch_store::Store;
@@ -34,14 +34,16 @@ pub struct FakeLayers {
 
 #[async_trait]
 impl LayerStore for FakeLayers {
-    async fn get(&self, diff_id: &Digest) -> Result<Option<Unpacked>, LayerError> {
+    async fn get(&self, chain: &[Digest]) -> Result<Option<Unpacked>, LayerError> {
+        let diff_id = top_layer(chain)?;
         let size = self.layers.lock().unwrap().get(diff_id).copied();
         Ok(size.map(|size| Unpacked { diff_id: *diff_id, size }))
     }
 
-    async fn apply(&self, mut blob: LayerStream, diff_id: &Digest) -> Result<Unpacked, LayerError> {
+    async fn apply(&self, blob: LayerBlob, chain: &[Digest]) -> Result<Unpacked, LayerError> {
+        let diff_id = top_layer(chain)?;
         let mut packed = Vec::new();
-        blob.read_to_end(&mut packed).await.unwrap();
+        (blob.open)().await?.read_to_end(&mut packed).await.unwrap();
         let mut plain = Vec::new();
         if packed.starts_with(&[0x1f, 0x8b]) {
             flate2::read::MultiGzDecoder::new(&packed[..]).read_to_end(&mut plain).unwrap();

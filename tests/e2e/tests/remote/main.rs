@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod gone;
+mod images;
 mod many;
 mod moving;
 mod namespace;
@@ -17,8 +18,12 @@ use pouch_testkit::{Containerd, Daemon, Host, eventually, have};
 pub(crate) const OBEDIENT: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
 
 pub(crate) fn remote(test: impl FnOnce(&mut Daemon)) {
+    remote_with(Host::new(), test);
+}
+
+pub(crate) fn remote_with(host: Host, test: impl FnOnce(&mut Daemon)) {
     if Containerd::binary().is_some() {
-        Host::new().on_containerd().run(test);
+        host.on_containerd().run(test);
     }
 }
 
@@ -42,47 +47,62 @@ fn docker(d: &mut Daemon, calls: u64, words: &[&str]) {
 
 #[test]
 fn nothing_costs_more_calls_than_it_must() {
-    remote(|d| {
-        // What the warm-up put off.
-        std::thread::sleep(Duration::from_millis(1000));
-        docker(d, 0, &["create", "--name", "one", "busybox", "sleep", "1000"]);
-        docker(d, 3, &["start", "one"]);
-        docker(d, 3, &["exec", "one", "true"]);
-        docker(d, 3, &["exec", "-d", "one", "true"]);
-        docker(d, 1, &["pause", "one"]);
-        docker(d, 1, &["unpause", "one"]);
-        docker(d, 0, &["top", "one"]);
-        docker(d, 0, &["stats", "--no-stream", "one"]);
-        docker(d, 0, &["update", "--memory", "64m", "--memory-swap", "64m", "one"]);
-        docker(d, 1, &["kill", "-s", "HUP", "one"]);
-        docker(d, 3, &["kill", "one"]);
-        docker(d, 0, &["rm", "one"]);
-        docker(d, 5, &["run", "--rm", "busybox", "true"]);
-        docker(d, 3, &["run", "-d", "--name", "two", "busybox", "sh", "-c", OBEDIENT]);
-        docker(d, 5, &["restart", "two"]);
-        docker(d, 3, &["stop", "two"]);
-        docker(d, 3, &["start", "two"]);
-        docker(d, 3, &["rm", "-f", "two"]);
-        docker(d, 3, &["run", "-d", "--name", "three", "busybox", "sleep", "1000"]);
-        docker(d, 4, &["stop", "-t", "1", "three"]);
-        docker(d, 0, &["rm", "three"]);
-        for number in 0..10 {
-            d.docker(&["run", "-d", "--name", &format!("n{number}"), "busybox", "sleep", "1000"])
-                .check();
-        }
-        for words in [&["ps"][..], &["inspect", "n0"], &["images"], &["version"], &["info"]] {
-            docker(d, 0, words);
-        }
-        // Version, subscription, its mark, two lists; whatever runs.
-        let before = d.containerd().unwrap().calls();
-        d.restart();
-        let mut since = d.containerd().unwrap().calls_since(&before);
-        // On a busy machine the mark may be too early and be repeated.
-        assert!(matches!(since.insert("events.Publish".to_owned(), 1), Some(1..=3)));
-        assert_eq!(since.values().sum::<u64>(), 5, "{since:?}");
-        costs(d, 0, "ten seconds of nothing", |_| std::thread::sleep(Duration::from_secs(10)));
-        assert_eq!(d.state("n0"), "running");
-    });
+    remote(|d| budget(d, 1));
+}
+
+#[test]
+fn nothing_costs_more_calls_than_it_must_with_images_of_our_own() {
+    remote_with(Host::new().flags(&["--remote-image-store", "local"]), |d| budget(d, 0));
+}
+
+/// `root` is what a root file system costs, once when it is made and once when it goes.
+fn budget(d: &mut Daemon, root: u64) {
+    // What the warm-up put off.
+    std::thread::sleep(Duration::from_millis(1000));
+    docker(d, root, &["create", "--name", "one", "busybox", "sleep", "1000"]);
+    docker(d, 3, &["start", "one"]);
+    docker(d, 3, &["exec", "one", "true"]);
+    docker(d, 3, &["exec", "-d", "one", "true"]);
+    docker(d, 1, &["pause", "one"]);
+    docker(d, 1, &["unpause", "one"]);
+    docker(d, 0, &["top", "one"]);
+    docker(d, 0, &["stats", "--no-stream", "one"]);
+    docker(d, 0, &["update", "--memory", "64m", "--memory-swap", "64m", "one"]);
+    docker(d, 1, &["kill", "-s", "HUP", "one"]);
+    docker(d, 3, &["kill", "one"]);
+    docker(d, root, &["rm", "one"]);
+    docker(d, 5 + 2 * root, &["run", "--rm", "busybox", "true"]);
+    docker(d, 3 + root, &["run", "-d", "--name", "two", "busybox", "sh", "-c", OBEDIENT]);
+    docker(d, 5, &["restart", "two"]);
+    docker(d, 3, &["stop", "two"]);
+    docker(d, 3, &["start", "two"]);
+    docker(d, 3 + root, &["rm", "-f", "two"]);
+    docker(d, 3 + root, &["run", "-d", "--name", "three", "busybox", "sleep", "1000"]);
+    docker(d, 4, &["stop", "-t", "1", "three"]);
+    docker(d, root, &["rm", "three"]);
+    for number in 0..10 {
+        d.docker(&["run", "-d", "--name", &format!("n{number}"), "busybox", "sleep", "1000"])
+            .check();
+        d.docker(&["tag", "busybox", &format!("name{number}")]).check();
+    }
+    let looks = [&["ps"][..], &["inspect", "n0"], &["images"], &["history", "busybox"]];
+    let inspect = ["image", "inspect", "busybox"];
+    for words in looks.into_iter().chain([&inspect[..], &["version"], &["info"]]) {
+        docker(d, 0, words);
+    }
+    // Version, subscription, its mark, two lists, and one of images; whatever runs and is there.
+    let before = d.containerd().unwrap().calls();
+    d.restart();
+    std::thread::sleep(Duration::from_millis(1000));
+    let mut since = d.containerd().unwrap().calls_since(&before);
+    // On a busy machine the mark may be too early and be repeated.
+    assert!(matches!(since.insert("events.Publish".to_owned(), 1), Some(1..=3)));
+    assert_eq!(since.values().sum::<u64>(), 5 + root, "{since:?}");
+    costs(d, 0, "ten seconds of nothing", |_| std::thread::sleep(Duration::from_secs(10)));
+    assert_eq!(d.state("n0"), "running");
+    docker(d, 3, &["kill", "n0"]);
+    // The daemon does not know any more what it has not asked for.
+    docker(d, 3, &["start", "n0"]);
 }
 
 #[test]
