@@ -8,8 +8,8 @@ use pouch_bench::memory;
 use pouch_bench::report::{MEGABYTE, Row};
 use pouch_bench::stats::Unit;
 
-use crate::docker::{self, Docker, Network, Watch};
 use crate::cpu;
+use crate::docker::{self, Docker, Network, Watch};
 
 /// Runs before the first sample: caches, lazily started parts.
 const WARM_UP: u32 = 2;

@@ -40,7 +40,9 @@ impl CriSettings {
             true => file.cni_bin_dirs.as_ref(),
             false => Some(&args.cni_bin_dirs),
         };
-        if !(args.enable_cri || file.enable_cri.unwrap_or(host.is_some()) || args.cri_host.is_some())
+        if !(args.enable_cri
+            || file.enable_cri.unwrap_or(host.is_some())
+            || args.cri_host.is_some())
         {
             for (given, key) in [
                 (streams.is_some(), "cri-stream-address"),
@@ -66,7 +68,9 @@ impl CriSettings {
         let streams: SocketAddr = match streams.parse() {
             Ok(address) => address,
             Err(_) => {
-                return refuse(format!("cri-stream-address {streams:?} is not an address and port"));
+                return refuse(format!(
+                    "cri-stream-address {streams:?} is not an address and port"
+                ));
             }
         };
         if streams.ip().is_unspecified() {
@@ -138,7 +142,8 @@ mod tests {
         let settings = resolve(&["--enable-cri"], "{}").unwrap().unwrap();
         assert_eq!(settings.socket, Path::new("/var/run/pouchcri.sock"));
         assert!(settings.streams.ip().is_loopback());
-        let file = r#"{"cri-host": "unix:///c.sock", "cni-conf-dir": "/n", "cni-bin-dirs": ["/b"]}"#;
+        let file =
+            r#"{"cri-host": "unix:///c.sock", "cni-conf-dir": "/n", "cni-bin-dirs": ["/b"]}"#;
         let settings = resolve(&["--cni-conf-dir", "/m"], file).unwrap().unwrap();
         assert_eq!(settings.socket, Path::new("/c.sock"));
         assert_eq!(settings.cni.conf_dir, Path::new("/m"), "flags win");

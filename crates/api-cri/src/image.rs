@@ -127,18 +127,16 @@ impl ImageService for Api {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let timestamp = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
         let at = self.engine.config().data_root.to_string_lossy().into_owned();
-        let filesystem = |used: u64, inodes: u64| cri::FilesystemUsage {
+        let filesystem = |used: u64, inodes: Option<u64>| cri::FilesystemUsage {
             timestamp,
             fs_id: Some(cri::FilesystemIdentifier { mountpoint: at.clone() }),
             used_bytes: Some(cri::UInt64Value { value: used }),
-            inodes_used: Some(cri::UInt64Value { value: inodes }),
+            inodes_used: inodes.map(|value| cri::UInt64Value { value }),
         };
-        let (layers, entries) = self.engine.layer_totals();
-        debug_assert!(layers >= usage.layers || layers == 0, "layers are counted once");
         let containers = self.sampler.written(&self.engine);
         Ok(Response::new(cri::ImageFsInfoResponse {
-            image_filesystems: vec![filesystem(layers.saturating_add(usage.blobs), entries)],
-            container_filesystems: vec![filesystem(containers.bytes, containers.inodes)],
+            image_filesystems: vec![filesystem(usage.layers + usage.blobs, None)],
+            container_filesystems: vec![filesystem(containers.bytes, Some(containers.inodes))],
         }))
     }
 }

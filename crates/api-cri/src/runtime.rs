@@ -125,7 +125,10 @@ impl Api {
 
 #[tonic::async_trait]
 impl RuntimeService for Api {
-    async fn version(&self, _request: Request<cri::VersionRequest>) -> Answer<cri::VersionResponse> {
+    async fn version(
+        &self,
+        _request: Request<cri::VersionRequest>,
+    ) -> Answer<cri::VersionResponse> {
         Ok(Response::new(cri::VersionResponse {
             version: KUBELET_VERSION.to_owned(),
             runtime_name: NAME.to_owned(),
@@ -439,8 +442,8 @@ impl RuntimeService for Api {
         };
         let conditions = vec![condition("RuntimeReady", None), condition("NetworkReady", network)];
         let mut info = HashMap::new();
+        let config = self.engine.config();
         if request.into_inner().verbose {
-            let config = self.engine.config();
             let text = serde_json::json!({
                 "dataRoot": config.data_root,
                 "execRoot": config.exec_root,
@@ -448,17 +451,17 @@ impl RuntimeService for Api {
             });
             info.insert("config".to_owned(), text.to_string());
         }
-        let handlers = self.engine.config().runtime_handlers().into_iter();
+        let handlers = config.runtime_handlers().into_iter();
         Ok(Response::new(cri::StatusResponse {
             status: Some(cri::RuntimeStatus { conditions }),
             info,
             runtime_handlers: handlers
                 .map(|name| cri::RuntimeHandler {
-                    name,
                     features: Some(cri::RuntimeHandlerFeatures {
                         recursive_read_only_mounts: true,
-                        user_namespaces: false,
+                        user_namespaces: config.has_own_user_namespaces(&name),
                     }),
+                    name,
                 })
                 .collect(),
             features: Some(cri::RuntimeFeatures {
@@ -544,9 +547,8 @@ impl RuntimeService for Api {
         request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
         let asked = request.into_inner();
-        let limits = |r: Option<cri::LinuxContainerResources>| {
-            r.map(|r| resources::limits(&r)).transpose()
-        };
+        let limits =
+            |r: Option<cri::LinuxContainerResources>| r.map(|r| resources::limits(&r)).transpose();
         let (overhead, resources) = (limits(asked.overhead)?, limits(asked.resources)?);
         let told = self.engine.resize_pod(&asked.pod_sandbox_id, resources, overhead).await;
         told.map_err(status)?;

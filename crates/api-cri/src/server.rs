@@ -106,7 +106,8 @@ async fn connection(api: Api, stream: UnixStream, closing: CancellationToken) {
             answer
         }
     });
-    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http2_only();
+    let mut builder =
+        hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http2_only();
     builder
         .http2()
         .timer(TokioTimer::new())

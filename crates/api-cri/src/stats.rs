@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use pouch_cri_grpc as cri;
-use pouch_engine::{ContainerView, Engine, EngineError, NetworkCounters, PodView, StatsSample, Written};
+use pouch_engine::{
+    ContainerView, Engine, EngineError, NetworkCounters, PodView, StatsSample, Written,
+};
 use pouch_types::ContainerId;
 use tokio::sync::Semaphore;
 
@@ -182,9 +184,11 @@ impl Api {
         &self,
         view: &ContainerView,
     ) -> Result<cri::ContainerStats, EngineError> {
-        let member = view.spec.pod.as_ref().ok_or_else(|| {
-            EngineError::no_such_container(view.id.as_str())
-        })?;
+        let member = view
+            .spec
+            .pod
+            .as_ref()
+            .ok_or_else(|| EngineError::no_such_container(view.id.as_str()))?;
         let sample: StatsSample = self.engine.stats(view.id.as_str()).await?;
         let at = timestamp();
         let runs = sample.read.is_some();
@@ -209,7 +213,10 @@ impl Api {
     }
 
     /// The figures of a pod with those of its containers.
-    pub(crate) async fn pod_stats(&self, view: &PodView) -> Result<cri::PodSandboxStats, EngineError> {
+    pub(crate) async fn pod_stats(
+        &self,
+        view: &PodView,
+    ) -> Result<cri::PodSandboxStats, EngineError> {
         let usage = self.engine.pod_usage(view.id.as_str()).await?;
         let at = timestamp();
         let mut containers = Vec::new();

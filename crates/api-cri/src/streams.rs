@@ -78,8 +78,7 @@ impl Api {
         };
         let (engine, id) = (self.engine.clone(), view.id.clone());
         let open = move || async move {
-            let options =
-                AttachOptions { streams: attach(streams), stream: true, logs: false };
+            let options = AttachOptions { streams: attach(streams), stream: true, logs: false };
             let attached = engine.attach(id.as_str(), options).await?;
             let resize: Resize = Box::new(move |size| {
                 let (engine, id) = (engine.clone(), id.clone());
@@ -98,7 +97,10 @@ impl Api {
     pub(crate) fn forward_url(&self, asked: &cri::PortForwardRequest) -> Result<String, Status> {
         let pod = self.engine.pod(&asked.pod_sandbox_id).map_err(status)?;
         if pod.phase != PodPhase::Ready {
-            return Err(Status::failed_precondition(format!("pod sandbox {} is not ready", pod.id)));
+            return Err(Status::failed_precondition(format!(
+                "pod sandbox {} is not ready",
+                pod.id
+            )));
         }
         let ports = asked.port.iter().map(|port| {
             let number = u16::try_from(*port).ok().filter(|port| *port > 0);
@@ -117,9 +119,10 @@ impl Api {
 async fn begin(engine: Engine, container: &str, spec: ExecSpec) -> Result<Process, EngineError> {
     let streams = spec.attach;
     let id: ExecId = engine.exec_create(container, spec).await?;
-    let attached = engine.exec_start(id.as_str(), streams, None).await?.ok_or_else(|| {
-        EngineError::new(ErrorKind::Internal, "the exec has no streams")
-    })?;
+    let attached = engine
+        .exec_start(id.as_str(), streams, None)
+        .await?
+        .ok_or_else(|| EngineError::new(ErrorKind::Internal, "the exec has no streams"))?;
     let (resized, waited, at) = (engine.clone(), engine, id.clone());
     let resize: Resize = Box::new(move |size| {
         let (engine, id) = (resized.clone(), at.clone());
@@ -129,9 +132,8 @@ async fn begin(engine: Engine, container: &str, spec: ExecSpec) -> Result<Proces
         })
     });
     let mut process = process(attached, resize);
-    process.exit = Some(Box::pin(async move {
-        waited.exec_wait(id.as_str()).await.map_err(Cause::from)
-    }));
+    process.exit =
+        Some(Box::pin(async move { waited.exec_wait(id.as_str()).await.map_err(Cause::from) }));
     Ok(process)
 }
 

@@ -44,6 +44,8 @@ pub struct Support {
     pub blkio_weight_device: bool,
     /// Bytes and operations per second and device.
     pub blkio_throttle: bool,
+    /// Limits of huge pages.
+    pub hugepages: bool,
     /// Rules for device nodes (v1's controller or v2's BPF programs).
     pub devices: bool,
 }
@@ -86,6 +88,7 @@ impl Layout {
             cpu_realtime: v1("cpu", "cpu.rt_runtime_us"),
             cpuset: self.has("cpuset"),
             pids: self.has("pids"),
+            hugepages: self.v1("hugetlb").is_some() || self.mode() == Mode::V2 && v2("hugetlb"),
             blkio_weight: v1("blkio", "blkio.weight")
                 || v1("blkio", "blkio.bfq.weight")
                 || v2_weight,
@@ -121,6 +124,11 @@ impl Support {
             || asked.cpu_realtime_runtime.is_some_and(|r| r != 0);
         let memory = asked.memory.is_some_and(|m| m != 0);
         let checks = [
+            (
+                !asked.hugepages.is_empty() && !self.hugepages,
+                "hugepages",
+                "Your kernel does not support limits of huge pages or the cgroup is not mounted. Limitation discarded.",
+            ),
             (
                 memory && !self.memory,
                 "memory",
@@ -223,6 +231,7 @@ impl Support {
                     asked.memory = None;
                     asked.memory_swap = None;
                 }
+                "hugepages" => asked.hugepages.clear(),
                 "memory_swap" => asked.memory_swap = Some(-1),
                 "memory_reservation" => asked.memory_reservation = None,
                 "memory_swappiness" => asked.memory_swappiness = None,

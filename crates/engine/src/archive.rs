@@ -161,15 +161,6 @@ impl Engine {
         usage.map_err(|e| EngineError::wrap("measure the container", e))
     }
 
-    /// Bytes and files of all unpacked layers, each counted once.
-    #[must_use]
-    pub fn layer_totals(&self) -> (u64, u64) {
-        let layers = self.inner.snapshots.layers();
-        layers.iter().fold((0, 0), |(bytes, files), layer| {
-            (bytes + layer.size, files + layer.entries)
-        })
-    }
-
     fn announce(&self, key: &str, action: &str) {
         if let Ok(view) = self.view(key) {
             let attributes = crate::engine::view_attributes(&view);

@@ -388,16 +388,14 @@ async fn listen(engine: Arc<Inner>, mut events: mpsc::Receiver<backend::Event>) 
             backend::Event::Oom { container } => {
                 tracing::info!(container.id = %container, "the kernel killed a process for memory");
             }
-            backend::Event::Lost { container } => {
-                match engine.index.get(&container) {
-                    Some(container) => {
-                        engine.tasks.spawn(async move {
-                            crate::lifecycle::cleanup::supervisor_lost(&container).await;
-                        });
-                    }
-                    None => crate::pod::process_ended(&engine, &container).await,
+            backend::Event::Lost { container } => match engine.index.get(&container) {
+                Some(container) => {
+                    engine.tasks.spawn(async move {
+                        crate::lifecycle::cleanup::supervisor_lost(&container).await;
+                    });
                 }
-            }
+                None => crate::pod::process_ended(&engine, &container).await,
+            },
         }
     }
 }

@@ -431,7 +431,7 @@ async fn process(
                 &spec.process.group_add,
                 spec.process.groups,
             )
-                .map_err(|e| EngineError::wrap("find the user", e))?;
+            .map_err(|e| EngineError::wrap("find the user", e))?;
             Some(user)
         };
         let asked = ExecProcess {

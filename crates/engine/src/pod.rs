@@ -254,6 +254,15 @@ impl EngineConfig {
         ))
     }
 
+    /// Whether pods of a runtime handler may have user namespaces: it takes our runtime, which maps
+    /// the ids of files.
+    #[must_use]
+    pub fn has_own_user_namespaces(&self, handler: &str) -> bool {
+        let runtime = self.runtime_of_handler(handler).ok();
+        let runtime = runtime.and_then(|name| self.runtimes.get(&name));
+        runtime.is_some_and(|runtime| runtime.path.is_none())
+    }
+
     /// Names of all runtime handlers; the default one is the empty name too.
     #[must_use]
     pub fn runtime_handlers(&self) -> Vec<String> {

@@ -112,7 +112,7 @@ async fn open(dir: &Path) -> Engine {
         init_binary: bin.join("pouch-init"),
         runtimes,
         default_runtime: "pouch-runtime".into(),
-        cgroup_driver: pouch_containerd::CgroupDriver::Cgroupfs,
+        cgroup_driver: CgroupDriver::Cgroupfs,
         cgroup_parent: String::new(),
         default_log: LogSpec::default(),
         default_ulimits: Vec::new(),

@@ -155,6 +155,7 @@ fn init(context: &BuildContext<'_>) -> Result<Option<Mount>, SpecError> {
         kind: "bind".to_owned(),
         source: source.to_owned(),
         options: vec!["bind".to_owned(), "ro".to_owned()],
+        ..Mount::default()
     }))
 }
 
@@ -179,8 +180,7 @@ fn namespaces(context: &BuildContext<'_>) -> Result<Vec<Namespace>, SpecError> {
         UtsMode::Private => list.push(own(NamespaceKind::Uts)),
         UtsMode::Host => {}
         UtsMode::Pod => {
-            let path =
-                resolved.uts.as_deref().ok_or_else(|| missing("HostConfig.UTSMode", POD))?;
+            let path = resolved.uts.as_deref().ok_or_else(|| missing("HostConfig.UTSMode", POD))?;
             list.push(join(NamespaceKind::Uts, path));
         }
     }

@@ -51,6 +51,9 @@ pub struct ResolvedMount {
     pub access: Access,
     /// `None` is rprivate.
     pub propagation: Option<Propagation>,
+    /// Its files belong inside to whom they belong to outside: by the ids of
+    /// [`ResolvedNamespaces::user`].
+    pub mapped: bool,
 }
 
 /// See [`ResolvedMount::kind`].

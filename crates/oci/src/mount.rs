@@ -107,6 +107,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
         kind: kind.to_owned(),
         source: source.to_owned(),
         options: options.iter().map(|option| (*option).to_owned()).collect(),
+        ..Mount::default()
     }
 }
 
@@ -130,10 +131,7 @@ fn defaults(context: &BuildContext<'_>) -> Vec<Mount> {
         (IpcMode::Host, None) => {
             Some(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]))
         }
-        (
-            IpcMode::Private | IpcMode::Shareable | IpcMode::Container(_) | IpcMode::Pod,
-            None,
-        ) => {
+        (IpcMode::Private | IpcMode::Shareable | IpcMode::Container(_) | IpcMode::Pod, None) => {
             let bytes = context.spec.shm_size.unwrap_or(context.defaults.shm_size);
             let size = format!("size={bytes}");
             let options = ["nosuid", "noexec", "nodev", "mode=1777", size.as_str()];
@@ -152,7 +150,12 @@ fn user_mount(asked: &ResolvedMount, context: &BuildContext<'_>) -> Result<Mount
             let mut options = vec![if *non_recursive { "bind" } else { "rbind" }];
             options.extend(read_only(asked, context)?);
             options.push(asked.propagation.unwrap_or(Propagation::Rprivate).as_str());
-            Ok(mount(&asked.destination, "bind", source, &options))
+            let mut bind = mount(&asked.destination, "bind", source, &options);
+            if let Some(maps) = context.namespaces.user.as_ref().filter(|_| asked.mapped) {
+                bind.uid_mappings.clone_from(&maps.uids);
+                bind.gid_mappings.clone_from(&maps.gids);
+            }
+            Ok(bind)
         }
         ResolvedKind::Other { kind, source, options } => {
             let mut options: Vec<&str> = options.iter().map(String::as_str).collect();

@@ -149,6 +149,12 @@ pub struct Mount {
     /// As mount(8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    /// Ids of users on a mapped mount.
+    #[serde(default, rename = "uidMappings", skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// Ids of groups likewise.
+    #[serde(default, rename = "gidMappings", skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
 }
 
 /// Everything of this kernel.

@@ -45,6 +45,7 @@ fn bind(source: &str, destination: &str) -> ResolvedMount {
         },
         access: Access::ReadWrite,
         propagation: None,
+        mapped: false,
     }
 }
 

@@ -43,8 +43,9 @@ fn run(number: u8, script: &str, change: impl FnOnce(&mut ContainerSpec)) -> Opt
         Some(["/bin/busybox", "sh", "-c", script].iter().map(|word| (*word).to_owned()).collect());
     change(&mut spec);
     let root = RootFd::open(&rootfs).unwrap();
-    let user = resolve_user(&root, &spec.process.user, &spec.process.group_add, spec.process.groups)
-        .unwrap();
+    let user =
+        resolve_user(&root, &spec.process.user, &spec.process.group_add, spec.process.groups)
+            .unwrap();
     let host = HostFeatures::detect().unwrap();
     let id: ContainerId = format!("{:032x}{number:032x}", std::process::id()).parse().unwrap();
     let defaults = Defaults { cgroup_parent: "/pouch-oci-test".to_owned(), ..Defaults::default() };

@@ -151,6 +151,18 @@ pub enum SnapshotError {
     /// A blocking task was dropped: the process is going down.
     #[error("cancelled")]
     Cancelled,
+    /// There is nothing at a path inside a root file system, or a link is on the way to it.
+    #[error("there is no directory or file {path:?}")]
+    NoSubpath {
+        /// As asked for.
+        path: String,
+    },
+    /// A part of this kind of mount cannot be mounted.
+    #[error("a part of a mount of kind {kind} cannot be mounted")]
+    SubpathKind {
+        /// The kind.
+        kind: String,
+    },
 }
 
 impl SnapshotError {
@@ -172,11 +184,13 @@ impl From<rusqlite::Error> for SnapshotError {
 impl Classified for SnapshotError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoLayer(_) | Self::NoContainer(_) => ErrorKind::NotFound,
+            Self::NoLayer(_) | Self::NoContainer(_) | Self::NoSubpath { .. } => ErrorKind::NotFound,
             Self::Exists(_) => ErrorKind::AlreadyExists,
             Self::LayerInUse { .. } => ErrorKind::Conflict,
             Self::Mismatch { .. } => ErrorKind::Invalid,
-            Self::StorageOption { .. } | Self::Overlay { .. } => ErrorKind::Unsupported,
+            Self::StorageOption { .. } | Self::Overlay { .. } | Self::SubpathKind { .. } => {
+                ErrorKind::Unsupported
+            }
             Self::Unpack { kind, .. } | Self::Elsewhere { kind, .. } => *kind,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::TooManyChanges(_) | Self::TooDeep(_) | Self::TooManyLayers { .. } => {

@@ -29,6 +29,7 @@ mod mount;
 mod reaper;
 mod roots;
 mod rounds;
+mod subpath;
 mod usage;
 
 pub use archive::{ArchiveReader, CopyReport, PathStat, PutOptions, PutReport, Replace, Unpacker};
@@ -38,6 +39,7 @@ pub use layer::{LayerInfo, SCHEMA};
 pub use layout::{SnapshotConfig, Snapshotter};
 pub use mount::{MountEntry, open_mounts};
 pub use roots::{DiffReader, Roots};
+pub use subpath::below;
 pub use usage::Usage;
 
 use std::collections::BTreeMap;

@@ -243,6 +243,8 @@ pub enum MountKind {
     Image {
         /// Its name or id, as given.
         image: String,
+        /// Directory or file in it to mount instead of its root.
+        subpath: Option<String>,
     },
 }
 
@@ -311,6 +313,10 @@ pub struct MountSpec {
     pub kind: MountKind,
     /// Mounted read-only.
     pub read_only: bool,
+    /// Files belong, inside, to those whom they belong to outside: with the ids of the pod's user
+    /// namespace.
+    #[serde(default)]
+    pub mapped: bool,
     /// `None` means rprivate.
     pub propagation: Option<Propagation>,
     /// SELinux relabelling `z` (shared) or `Z` (private).

@@ -93,7 +93,11 @@ pub(crate) fn spec(
         labels,
         hostname: pod.spec.hostname.clone(),
         stop_signal: signal::parse(config.stop_signal)?,
-        mounts: config.mounts.iter().map(mount::parse).collect::<Result<_, _>>()?,
+        mounts: config
+            .mounts
+            .iter()
+            .map(|mount| mount::parse(mount, pod.spec.namespaces.user.as_ref()))
+            .collect::<Result<_, _>>()?,
         namespaces: namespaces(&context.namespace_options.clone().unwrap_or_default(), pod)?,
         network: NetworkSpec {
             mode: match pod.spec.namespaces.network {

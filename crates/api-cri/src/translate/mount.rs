@@ -2,6 +2,7 @@
 
 use pouch_cri_grpc as cri;
 use pouch_engine::MountPoint;
+use pouch_types::pod::{IdRange, UserScope};
 use pouch_types::spec::{MountKind, MountOrigin, MountSpec, Propagation, ReadOnlyRecursion};
 use tonic::Status;
 
@@ -9,7 +10,7 @@ use super::clean_path;
 use crate::error::{invalid, unsupported};
 
 /// A mount as asked for.
-pub(crate) fn parse(asked: &cri::Mount) -> Result<MountSpec, Status> {
+pub(crate) fn parse(asked: &cri::Mount, user: Option<&UserScope>) -> Result<MountSpec, Status> {
     let field = "mounts";
     let about = |why: &str| invalid(field, format!("{:?}: {why}", asked.container_path));
     // A relative path is one below the root, as runtimes have always taken it.
@@ -19,8 +20,9 @@ pub(crate) fn parse(asked: &cri::Mount) -> Result<MountSpec, Status> {
     if !asked.mount_options.is_empty() {
         return Err(unsupported("mounts.mount_options", "is not supported"));
     }
-    if !(asked.uid_mappings.is_empty() && asked.gid_mappings.is_empty()) {
-        return Err(unsupported("mounts.uidMappings", "user namespaces are not supported yet"));
+    let mapped = !(asked.uid_mappings.is_empty() && asked.gid_mappings.is_empty());
+    if mapped && !user.is_some_and(|user| is_as(asked, user)) {
+        return Err(unsupported("mounts.uidMappings", "have to be those of the pod"));
     }
     let private = asked.propagation() == cri::MountPropagation::PropagationPrivate;
     if asked.recursive_read_only && !(asked.readonly && private) {
@@ -31,10 +33,11 @@ pub(crate) fn parse(asked: &cri::Mount) -> Result<MountSpec, Status> {
             if !asked.host_path.is_empty() {
                 return Err(about("host_path and image exclude each other"));
             }
-            if !asked.image_sub_path.is_empty() {
-                return Err(unsupported("mounts.image_sub_path", "is not supported yet"));
+            if !asked.readonly {
+                return Err(about("the files of an image are read-only: set readonly"));
             }
-            MountKind::Image { image: image.image.clone() }
+            let subpath = Some(asked.image_sub_path.clone()).filter(|path| !path.is_empty());
+            MountKind::Image { image: image.image.clone(), subpath }
         }
         None => MountKind::Bind {
             source: clean_path(&asked.host_path)
@@ -50,7 +53,8 @@ pub(crate) fn parse(asked: &cri::Mount) -> Result<MountSpec, Status> {
     };
     Ok(MountSpec {
         destination,
-        read_only: asked.readonly || asked.image.is_some(),
+        read_only: asked.readonly,
+        mapped,
         kind,
         propagation: Some(match asked.propagation() {
             cri::MountPropagation::PropagationPrivate => Propagation::Rprivate,
@@ -62,6 +66,18 @@ pub(crate) fn parse(asked: &cri::Mount) -> Result<MountSpec, Status> {
     })
 }
 
+/// Whether the ids of a mount are those of the pod.
+fn is_as(asked: &cri::Mount, user: &UserScope) -> bool {
+    let same = |asked: &[cri::IdMapping], ours: &[IdRange]| {
+        let asked = asked.iter().map(|m| IdRange {
+            container: m.container_id,
+            host: m.host_id,
+            length: m.length,
+        });
+        asked.eq(ours.iter().copied())
+    };
+    same(&asked.uid_mappings, &user.uids) && same(&asked.gid_mappings, &user.gids)
+}
 
 /// A mount as it is.
 pub(crate) fn render(point: &MountPoint) -> cri::Mount {
@@ -89,12 +105,13 @@ pub(crate) fn render(point: &MountPoint) -> cri::Mount {
             mount.host_path.clone_from(source);
             mount.recursive_read_only = *read_only_recursion == ReadOnlyRecursion::Force;
         }
-        MountKind::Image { image } => {
+        MountKind::Image { image, subpath } => {
             mount.image = Some(cri::ImageSpec {
                 image: image.clone(),
                 image_ref: point.image.as_ref().map(|i| i.image.to_string()).unwrap_or_default(),
                 ..Default::default()
             });
+            mount.image_sub_path = subpath.clone().unwrap_or_default();
         }
         // The image's own volumes.
         MountKind::Volume { .. } => mount.host_path.clone_from(&point.source),
@@ -133,10 +150,10 @@ mod tests {
             cri::Mount { propagation: 1, readonly: true, ..bind() },
             cri::Mount { propagation: 2, ..bind() },
         ] {
-            assert_eq!(render(&point(parse(&asked).unwrap())), asked);
+            assert_eq!(render(&point(parse(&asked, None).unwrap())), asked);
         }
         let relative = cri::Mount { container_path: "c/./d/".into(), ..bind() };
-        assert_eq!(parse(&relative).unwrap().destination, "/c/d");
+        assert_eq!(parse(&relative, None).unwrap().destination, "/c/d");
     }
 
     #[test]
@@ -152,7 +169,7 @@ mod tests {
             (cri::Mount { container_path: "/".into(), ..bind() }, Code::InvalidArgument),
             (cri::Mount { mount_options: vec!["x".into()], ..bind() }, Code::Unimplemented),
         ] {
-            assert_eq!(parse(&asked).unwrap_err().code(), code, "{asked:?}");
+            assert_eq!(parse(&asked, None).unwrap_err().code(), code, "{asked:?}");
         }
     }
 }

@@ -63,7 +63,11 @@ pub(crate) fn spec(config: cri::PodSandboxConfig, handler: String) -> Result<Pod
         hostname: config.hostname,
         log_directory,
         dns: config.dns_config.map(dns).transpose()?,
-        ports: config.port_mappings.into_iter().filter_map(|p| port(p).transpose()).collect::<Result<_, _>>()?,
+        ports: config
+            .port_mappings
+            .into_iter()
+            .filter_map(|p| port(p).transpose())
+            .collect::<Result<_, _>>()?,
         labels: config.labels.into_iter().collect(),
         annotations: config.annotations.into_iter().collect(),
         cgroup_parent: linux.cgroup_parent,
@@ -77,10 +81,11 @@ pub(crate) fn spec(config: cri::PodSandboxConfig, handler: String) -> Result<Pod
 }
 
 fn dns(dns: cri::DnsConfig) -> Result<PodDns, Status> {
-    let word = |field: &str, text: &str| match text.contains(|c: char| c.is_whitespace() || c == '\0') {
-        true => Err(invalid(field, format!("{text:?} has blanks"))),
-        false => Ok(()),
-    };
+    let word =
+        |field: &str, text: &str| match text.contains(|c: char| c.is_whitespace() || c == '\0') {
+            true => Err(invalid(field, format!("{text:?} has blanks"))),
+            false => Ok(()),
+        };
     for search in &dns.searches {
         word("dns_config.searches", search)?;
     }
@@ -104,9 +109,7 @@ fn dns(dns: cri::DnsConfig) -> Result<PodDns, Status> {
 /// `None` for a port that is not to be published.
 fn port(mapping: cri::PortMapping) -> Result<Option<HostPort>, Status> {
     let wrong = |why: String| invalid("port_mappings", why);
-    let number = |port: i32| {
-        u16::try_from(port).map_err(|_| wrong(format!("{port} is no port")))
-    };
+    let number = |port: i32| u16::try_from(port).map_err(|_| wrong(format!("{port} is no port")));
     let protocol = match mapping.protocol() {
         cri::Protocol::Tcp => Protocol::Tcp,
         cri::Protocol::Udp => Protocol::Udp,
@@ -132,10 +135,9 @@ fn namespaces(options: cri::NamespaceOption) -> Result<PodNamespaces, Status> {
     let scope = |field: &str, mode| match mode {
         Pod => Ok(Scope::Pod),
         Node => Ok(Scope::Node),
-        Container | Target => Err(unsupported(
-            field,
-            format!("{} is not a mode for a sandbox", mode.as_str_name()),
-        )),
+        Container | Target => {
+            Err(unsupported(field, format!("{} is not a mode for a sandbox", mode.as_str_name())))
+        }
     };
     let user = options.userns_options.as_ref();
     let user = match user.map(cri::UserNamespace::mode) {
@@ -337,10 +339,8 @@ mod tests {
 
     #[test]
     fn modes_that_a_sandbox_cannot_have() {
-        let target = cri::NamespaceOption {
-            pid: cri::NamespaceMode::Target.into(),
-            ..Default::default()
-        };
+        let target =
+            cri::NamespaceOption { pid: cri::NamespaceMode::Target.into(), ..Default::default() };
         assert_eq!(namespaces(target).unwrap_err().code(), Code::Unimplemented);
         let user = cri::NamespaceOption {
             userns_options: Some(cri::UserNamespace::default()),

@@ -32,6 +32,8 @@ pub(crate) fn limits(asked: &cri::LinuxContainerResources) -> Result<Resources, 
         cpu_quota: quota,
         cpuset_cpus: text(&asked.cpuset_cpus),
         cpuset_mems: text(&asked.cpuset_mems),
+        unified: asked.unified.clone().into_iter().collect(),
+        hugepages: asked.hugepage_limits.iter().map(|h| (h.page_size.clone(), h.limit)).collect(),
         ..Resources::default()
     })
 }
@@ -47,8 +49,12 @@ pub(crate) fn render(limits: &Resources) -> cri::LinuxContainerResources {
         oom_score_adj: limits.oom_score_adj.unwrap_or(0).into(),
         cpuset_cpus: limits.cpuset_cpus.clone().unwrap_or_default(),
         cpuset_mems: limits.cpuset_mems.clone().unwrap_or_default(),
-        hugepage_limits: Vec::new(),
-        unified: Default::default(),
+        hugepage_limits: limits
+            .hugepages
+            .iter()
+            .map(|(size, limit)| cri::HugepageLimit { page_size: size.clone(), limit: *limit })
+            .collect(),
+        unified: limits.unified.clone().into_iter().collect(),
         memory_swap_limit_in_bytes: limits.memory_swap.unwrap_or(0),
     }
 }
@@ -81,7 +87,8 @@ mod tests {
     #[test]
     fn impossible_values_are_named() {
         let wrong = |r: cri::LinuxContainerResources| limits(&r).unwrap_err().message().to_owned();
-        let memory = cri::LinuxContainerResources { memory_limit_in_bytes: -2, ..Default::default() };
+        let memory =
+            cri::LinuxContainerResources { memory_limit_in_bytes: -2, ..Default::default() };
         assert!(wrong(memory).contains("memory_limit_in_bytes"));
         let adj = cri::LinuxContainerResources { oom_score_adj: 1001, ..Default::default() };
         assert!(wrong(adj).contains("oom_score_adj"));

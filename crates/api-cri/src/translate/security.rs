@@ -42,9 +42,10 @@ pub(crate) fn user(
         Some(group) => format!("{user}:{}", id("run_as_group", group)?),
         None => user,
     };
-    let groups = context.supplemental_groups.iter().map(|group| {
-        id("supplemental_groups", &cri::Int64Value { value: *group })
-    });
+    let groups = context
+        .supplemental_groups
+        .iter()
+        .map(|group| id("supplemental_groups", &cri::Int64Value { value: *group }));
     process.group_add = groups.collect::<Result<_, _>>()?;
     process.groups = match context.supplemental_groups_policy() {
         cri::SupplementalGroupsPolicy::Merge => GroupsPolicy::Merge,

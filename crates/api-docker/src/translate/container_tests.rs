@@ -42,6 +42,7 @@ pub(crate) fn running() -> ContainerView {
             read_only_recursion: ReadOnlyRecursion::Best,
         },
         read_only: true,
+        mapped: false,
         propagation: None,
         relabel: None,
         origin: MountOrigin::Binds,
@@ -50,6 +51,7 @@ pub(crate) fn running() -> ContainerView {
         destination: "/tmp".to_owned(),
         kind: MountKind::Tmpfs { size: None, mode: None, options: vec![] },
         read_only: false,
+        mapped: false,
         origin: MountOrigin::Tmpfs,
         ..bind.clone()
     };

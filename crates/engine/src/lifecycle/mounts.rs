@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pouch_oci::{Access, ResolvedKind, ResolvedMount, SourcePropagation};
 use pouch_types::spec::{
-    ContainerSpec, MountKind, MountOrigin, MountSpec, ReadOnlyRecursion, VolumesFrom,
+    ContainerSpec, MountKind, MountOrigin, MountSpec, Propagation, ReadOnlyRecursion, VolumesFrom,
 };
 use pouch_types::{Classified, ContainerId, ErrorKind};
 use tokio::sync::Semaphore;
@@ -73,6 +73,7 @@ fn anonymous_at(destination: &str) -> MountSpec {
             labels: BTreeMap::new(),
         },
         read_only: false,
+        mapped: false,
         propagation: None,
         relabel: None,
         origin: MountOrigin::Anonymous,
@@ -112,14 +113,21 @@ async fn point(
     };
     match &mut spec.kind {
         MountKind::Tmpfs { .. } => {}
-        MountKind::Image { image } => {
+        MountKind::Image { image, subpath } => {
             let image = engine.images.resolve(image)?;
-            let snapshot = ContainerId::random()
-                .map_err(|e| EngineError::new(ErrorKind::Internal, format!("no random bytes: {e}")))?;
+            let snapshot = ContainerId::random().map_err(|e| {
+                EngineError::new(ErrorKind::Internal, format!("no random bytes: {e}"))
+            })?;
             let layers: Vec<_> = image.diff_ids().copied().collect();
             let made = engine.snapshots.prepare(&snapshot, &layers).await;
             made.map_err(|e| EngineError::wrap("make the files of the image", e))?;
-            point.image = Some(ImageMount { image: image.id.clone(), snapshot });
+            let files = ImageMount { image: image.id.clone(), snapshot };
+            // What cannot be mounted is told now.
+            if let Err(error) = image_files(engine, subpath.as_deref(), &files).await {
+                discard_images(engine, &[files]).await;
+                return Err(error);
+            }
+            point.image = Some(files);
         }
         MountKind::Bind { source, create_source, .. } => {
             if !*create_source && !exists(source).await? {
@@ -129,8 +137,7 @@ async fn point(
                 )));
             }
             point.source.clone_from(source);
-            point.propagation =
-                point.propagation.or(Some(pouch_types::spec::Propagation::Rprivate));
+            point.propagation = point.propagation.or(Some(Propagation::Rprivate));
         }
         MountKind::Volume { name, driver, driver_opts, labels, .. } => {
             let driver = [driver.as_str(), default_driver, LOCAL]
@@ -199,14 +206,17 @@ pub(crate) fn foreseen(spec: &ContainerSpec) -> Vec<ResolvedMount> {
         destination: mount.destination,
         kind: match mount.kind {
             MountKind::Tmpfs { size, mode, options } => ResolvedKind::Tmpfs { size, mode, options },
-            MountKind::Bind { .. } | MountKind::Volume { .. } | MountKind::Image { .. } => ResolvedKind::Bind {
-                source: "/".to_owned(),
-                non_recursive: false,
-                source_propagation: SourcePropagation::Unknown,
-            },
+            MountKind::Bind { .. } | MountKind::Volume { .. } | MountKind::Image { .. } => {
+                ResolvedKind::Bind {
+                    source: "/".to_owned(),
+                    non_recursive: false,
+                    source_propagation: SourcePropagation::Unknown,
+                }
+            }
         },
         access: Access::ReadWrite,
         propagation: None,
+        mapped: false,
     })
     .collect()
 }
@@ -237,6 +247,7 @@ pub(crate) async fn for_start(
                 },
                 access: Access::ReadWrite,
                 propagation: None,
+                mapped: false,
             });
         }
     }
@@ -254,10 +265,16 @@ async fn resolved(
 ) -> Result<ResolvedMount, EngineError> {
     let spec = &point.spec;
     let mut recursion = ReadOnlyRecursion::Best;
+    // Only asked for what needs to know: it is a look at all mounts.
+    let passes_on =
+        !matches!(spec.propagation, None | Some(Propagation::Private | Propagation::Rprivate));
     let bind = |source: String, non_recursive| ResolvedKind::Bind {
+        source_propagation: match passes_on {
+            true => SourcePropagation::of(Path::new(&source)).unwrap_or_default(),
+            false => SourcePropagation::Unknown,
+        },
         source,
         non_recursive,
-        source_propagation: SourcePropagation::Unknown,
     };
     let kind = match &spec.kind {
         MountKind::Bind { source, create_source, non_recursive, read_only_recursion } => {
@@ -293,29 +310,43 @@ async fn resolved(
         MountKind::Tmpfs { size, mode, options } => {
             ResolvedKind::Tmpfs { size: *size, mode: *mode, options: options.clone() }
         }
-        MountKind::Image { image } => image_files(engine, image, point)?,
+        MountKind::Image { image, subpath } => {
+            let lost =
+                || EngineError::new(ErrorKind::Internal, format!("image {image} was not prepared"));
+            let files = point.image.as_ref().ok_or_else(lost)?;
+            image_files(engine, subpath.as_deref(), files).await?
+        }
     };
     Ok(ResolvedMount {
         destination: spec.destination.clone(),
         kind,
         access: if spec.read_only { Access::ReadOnly(recursion) } else { Access::ReadWrite },
         propagation: spec.propagation,
+        mapped: spec.mapped,
     })
 }
 
-/// The files of an image, as the snapshotter mounts them.
-fn image_files(
+/// The files of an image, as the snapshotter mounts them, or those below a path in it.
+async fn image_files(
     engine: &Inner,
-    image: &str,
-    point: &MountPoint,
+    subpath: Option<&str>,
+    files: &ImageMount,
 ) -> Result<ResolvedKind, EngineError> {
-    let lost = || EngineError::new(ErrorKind::Internal, format!("image {image} was not prepared"));
-    let files = point.image.as_ref().ok_or_else(lost)?;
-    let mut mounts = engine
-        .snapshots
-        .mounts(&files.snapshot)
-        .map_err(|e| EngineError::wrap(format!("find the files of image {image}"), e))?;
-    let mount = mounts.pop().filter(|_| mounts.is_empty()).ok_or_else(lost)?;
+    let doing = || format!("find the files of image {}", files.image);
+    let mut mounts =
+        engine.snapshots.mounts(&files.snapshot).map_err(|e| EngineError::wrap(doing(), e))?;
+    let mount = mounts.pop().filter(|_| mounts.is_empty());
+    let mount = mount.ok_or_else(|| EngineError::new(ErrorKind::Internal, doing()))?;
+    let mount = match subpath {
+        None => mount,
+        Some(subpath) => {
+            let inside = subpath.to_owned();
+            tokio::task::spawn_blocking(move || pouch_snapshot::below(&mount, &inside))
+                .await
+                .map_err(|e| EngineError::new(ErrorKind::Internal, e.to_string()))?
+                .map_err(|e| EngineError::wrap(doing(), e))?
+        }
+    };
     Ok(ResolvedKind::Other { kind: mount.kind, source: mount.source, options: mount.options })
 }
 

@@ -103,6 +103,15 @@ pub(crate) fn network(
     })
 }
 
+/// Where the user namespace of the container's pod is pinned, if it has one of its own.
+pub(crate) fn user_of_pod(
+    engine: &Inner,
+    spec: &ContainerSpec,
+) -> Result<Option<String>, EngineError> {
+    let shared = spec.pod.as_ref().map(|_| of_pod(engine, spec)).transpose()?;
+    Ok(shared.and_then(|shared| shared.user?.path))
+}
+
 /// What the container's pod shares.
 fn of_pod(engine: &Inner, spec: &ContainerSpec) -> Result<ResolvedNamespaces, EngineError> {
     let member = spec.pod.as_ref().ok_or_else(|| {
@@ -136,7 +145,9 @@ pub(crate) fn resolve(
             (Some(format!("/proc/{pid}/ns/ipc")), Some(shm.to_string_lossy().into_owned()))
         }
         IpcMode::Pod => (pod.ipc, pod.shm),
-        IpcMode::Shareable => (None, Some(make_shm(engine, id, spec)?.to_string_lossy().into_owned())),
+        IpcMode::Shareable => {
+            (None, Some(make_shm(engine, id, spec)?.to_string_lossy().into_owned()))
+        }
         IpcMode::Private | IpcMode::None | IpcMode::Host => (None, None),
     };
     Ok(ResolvedNamespaces {
@@ -145,7 +156,7 @@ pub(crate) fn resolve(
         ipc,
         uts: pod.uts.filter(|_| spec.namespaces.uts == UtsMode::Pod),
         shm,
-        user: None,
+        user: pod.user,
     })
 }
 

@@ -292,14 +292,12 @@ fn create_request(
         .snapshots
         .mounts(&record.id)
         .map_err(|e| EngineError::wrap("find the root file system", e))?;
+    let user = super::namespaces::user_of_pod(engine, &record.spec)?;
     Ok(backend::CreateRequest {
         id: record.id.clone(),
         group: record.spec.pod.as_ref().map(|member| member.pod.clone()),
         spec: oci,
-        rootfs: mounts
-            .into_iter()
-            .map(|m| backend::Mount { kind: m.kind, source: m.source, options: m.options })
-            .collect(),
+        rootfs: mounts.into_iter().map(|mount| rootfs(mount, user.as_deref())).collect(),
         runtime: runtime_options(engine, &record.spec)?,
         log: crate::logs::target(&container.dir, record),
         exit_file: container.dir.join(ExitFile::NAME),
@@ -319,6 +317,13 @@ pub(crate) fn unknown_runtime(name: &str) -> EngineError {
 
 /// How names of containerd's shims begin.
 const FOREIGN: &str = "io.containerd.";
+
+/// A mount for the shim, with the ids of the pod's user namespace.
+fn rootfs(mount: pouch_snapshot::MountEntry, user: Option<&str>) -> backend::Mount {
+    let mut options = mount.options;
+    options.extend(user.map(|path| format!("idmap={path}")));
+    backend::Mount { kind: mount.kind, source: mount.source, options }
+}
 
 /// Whether a runtime's name is that of a shim which the backend can start (`io.containerd.runc.v2`).
 pub(crate) fn is_foreign_shim(engine: &Inner, name: &str) -> bool {

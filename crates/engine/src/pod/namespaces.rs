@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use pouch_oci::{NetworkNamespace, ResolvedNamespaces};
+use pouch_oci::spec::IdMapping;
+use pouch_oci::{IdMaps, NetworkNamespace, ResolvedNamespaces};
+use pouch_types::pod::{IdRange, Scope, UserScope};
 use pouch_types::{ContainerId, ErrorKind};
-use pouch_types::pod::Scope;
 
 use super::record::PodRecord;
 use crate::EngineError;
@@ -18,6 +19,8 @@ pub(crate) struct Pins {
     pub(crate) uts: Option<PathBuf>,
     pub(crate) ipc: Option<PathBuf>,
     pub(crate) shm: Option<PathBuf>,
+    /// With its ids.
+    pub(crate) user: Option<(PathBuf, UserScope)>,
 }
 
 impl Pins {
@@ -30,6 +33,7 @@ impl Pins {
             uts: own(spaces.network, "uts"),
             ipc: own(spaces.ipc, "ipc"),
             shm: own(spaces.ipc, "shm"),
+            user: spaces.user.clone().map(|ids| (dir.join("user"), ids)),
         }
     }
 
@@ -43,9 +47,37 @@ impl Pins {
             ipc: text(&self.ipc),
             uts: text(&self.uts),
             shm: text(&self.shm),
-            user: None,
+            user: self.user.as_ref().map(|(path, ids)| IdMaps {
+                uids: ids.uids.iter().map(mapping).collect(),
+                gids: ids.gids.iter().map(mapping).collect(),
+                path: Some(path.to_string_lossy().into_owned()),
+            }),
         }
     }
+}
+
+const fn mapping(range: &IdRange) -> IdMapping {
+    IdMapping { container_id: range.container, host_id: range.host, size: range.length }
+}
+
+/// Refuses ids that no user namespace of a pod can have.
+///
+/// # Errors
+/// `Invalid` with the field.
+pub(super) fn check(user: &UserScope) -> Result<(), EngineError> {
+    for (field, ranges) in [("uids", &user.uids), ("gids", &user.gids)] {
+        let wrong = |why: &str| {
+            Err(EngineError::invalid(format!("namespace_options.userns_options.{field}: {why}")))
+        };
+        let [range] = ranges[..] else { return wrong("there has to be one mapping") };
+        if range.container != 0 || range.length == 0 {
+            return wrong("id 0 of the container has to be mapped");
+        }
+        if range.host.checked_add(range.length - 1).is_none() {
+            return wrong("ids end at 2^32 - 1");
+        }
+    }
+    Ok(())
 }
 
 /// Bytes of the shared memory of a pod, as every runtime has it.
@@ -71,7 +103,17 @@ pub(super) async fn make(engine: &Inner, record: &PodRecord) -> Result<(), Engin
         uts: own(spaces.network).then(|| super::files::hostname(record)),
         ipc: own(spaces.ipc).then_some(SHM),
         sysctls,
-        user: None,
+        user: spaces.user.as_ref().map(|ids| {
+            let map = |r: &IdRange| pouch_netns::IdMap {
+                container: r.container,
+                host: r.host,
+                size: r.length,
+            };
+            pouch_netns::IdMaps {
+                uids: ids.uids.iter().map(map).collect(),
+                gids: ids.gids.iter().map(map).collect(),
+            }
+        }),
     };
     let dir = engine.config.pod_state_dir(&record.id);
     let made = pod.create_async(&dir).await;
@@ -83,7 +125,11 @@ pub(super) fn stand(config: &EngineConfig, record: &PodRecord) -> bool {
     let wanted = Pins::of(config, record);
     match pouch_netns::Pinned::find(&config.pod_state_dir(&record.id)) {
         Ok(found) => {
-            wanted.net == found.net && wanted.uts == found.uts && wanted.ipc == found.ipc
+            let user = wanted.user.map(|(path, _)| path);
+            wanted.net == found.net
+                && wanted.uts == found.uts
+                && wanted.ipc == found.ipc
+                && user == found.user
         }
         // A pod on the node's namespaces has none.
         Err(_) => wanted.net.is_none() && wanted.ipc.is_none(),

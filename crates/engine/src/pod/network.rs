@@ -49,10 +49,7 @@ impl Engine {
 }
 
 /// Connects a pod; gives its addresses.
-pub(super) async fn attach(
-    engine: &Inner,
-    record: &PodRecord,
-) -> Result<Vec<IpAddr>, EngineError> {
+pub(super) async fn attach(engine: &Inner, record: &PodRecord) -> Result<Vec<IpAddr>, EngineError> {
     let Some(netns) = Pins::of(&engine.config, record).net else { return Ok(Vec::new()) };
     let Some(cni) = &engine.cni else {
         return Err(EngineError::new(ErrorKind::Unavailable, "no network is configured for pods"));
@@ -128,9 +125,12 @@ fn attachment(record: &PodRecord, netns: PathBuf) -> Result<Attachment, EngineEr
 fn bandwidth(spec: &PodSpec) -> Result<Option<Bandwidth>, EngineError> {
     let rate = |annotation: &str| match spec.annotations.get(annotation) {
         None => Ok(None),
-        Some(text) => quantity(text).filter(|rate| (1_000..=1_000_000_000_000_000).contains(rate)).map(Some).ok_or_else(|| {
-            EngineError::invalid(format!("annotation {annotation}: invalid rate {text:?}"))
-        }),
+        Some(text) => quantity(text)
+            .filter(|rate| (1_000..=1_000_000_000_000_000).contains(rate))
+            .map(Some)
+            .ok_or_else(|| {
+                EngineError::invalid(format!("annotation {annotation}: invalid rate {text:?}"))
+            }),
     };
     let (ingress, egress) = (rate(INGRESS)?, rate(EGRESS)?);
     if ingress.is_none() && egress.is_none() {

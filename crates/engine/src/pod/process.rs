@@ -74,7 +74,7 @@ pub(super) async fn start(
         rootfs: vec![backend::Mount {
             kind: "tmpfs".to_owned(),
             source: "pod".to_owned(),
-            options: ["mode=755", ROOT_SIZE].map(str::to_owned).to_vec(),
+            options: root_options(record),
         }],
         runtime: lifecycle::runtime_options(engine, &spec)?,
         log: None,
@@ -84,8 +84,7 @@ pub(super) async fn start(
     let doing = "start the process of the pod";
     let container = engine.backend.create(request).await;
     let container = container.map_err(|e| EngineError::wrap(doing, e))?;
-    let stdio =
-        backend::Stdio { terminal: backend::Terminal::No, stdin: backend::Stdin::Null };
+    let stdio = backend::Stdio { terminal: backend::Terminal::No, stdin: backend::Stdin::Null };
     let started = async {
         let task = container.new_task(stdio).await?;
         task.start().await
@@ -100,6 +99,17 @@ pub(super) async fn start(
             Err(EngineError::wrap(doing, error))
         }
     }
+}
+
+/// Its root belongs to the pod's own root.
+fn root_options(record: &PodRecord) -> Vec<String> {
+    let mut options = ["mode=755", ROOT_SIZE].map(str::to_owned).to_vec();
+    if let Some(user) = &record.spec.namespaces.user {
+        let first = |ranges: &[pouch_types::pod::IdRange]| ranges.first().map_or(0, |r| r.host);
+        options.push(format!("uid={}", first(&user.uids)));
+        options.push(format!("gid={}", first(&user.gids)));
+    }
+    options
 }
 
 /// What it is, in the words of all containers: no right, nothing to write to.
@@ -134,7 +144,7 @@ fn specification(record: &PodRecord, runtime: String) -> ContainerSpec {
         },
         resources: Resources {
             cgroup_parent: record.spec.cgroup_parent.clone(),
-            // Nobody's data is lost with it, but all of the pod's processes are.
+            // All of the pod's processes end with it.
             oom_score_adj: Some(-998),
             ..Resources::default()
         },
@@ -154,6 +164,7 @@ fn oci(engine: &Inner, record: &PodRecord, spec: &ContainerSpec) -> Result<Vec<u
         },
         access: Access::ReadOnly(ReadOnlyRecursion::Never),
         propagation: None,
+        mapped: false,
     };
     let mut built = pouch_oci::build(&BuildContext {
         id: &record.id,

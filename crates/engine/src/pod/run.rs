@@ -37,11 +37,22 @@ fn check(engine: &Inner, spec: &PodSpec) -> Result<(), EngineError> {
     if spec.key.name.is_empty() || spec.key.uid.is_empty() || spec.key.namespace.is_empty() {
         return Err(EngineError::invalid("metadata: name, uid and namespace must not be empty"));
     }
-    if spec.namespaces.user.is_some() {
-        return Err(EngineError::new(
-            ErrorKind::Unsupported,
-            "namespace_options.userns_options: user namespaces are not supported yet",
-        ));
+    if let Some(user) = &spec.namespaces.user {
+        namespaces::check(user)?;
+        if !engine.config.has_own_user_namespaces(&spec.runtime_handler) {
+            return Err(EngineError::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "namespace_options.userns_options: not with runtime handler {:?}",
+                    spec.runtime_handler
+                ),
+            ));
+        }
+        if spec.privileged {
+            return Err(EngineError::invalid(
+                "a privileged pod cannot have a user namespace of its own",
+            ));
+        }
     }
     Ok(())
 }
@@ -107,10 +118,8 @@ async fn make(engine: &Arc<Inner>, pod: &Arc<Pod>) -> Result<(), EngineError> {
     make_dir(&dir)?;
     namespaces::make(engine, &record).await?;
     failpoint::hit("pod:namespaces-made");
-    let (ips, process) = tokio::join!(
-        network::attach(engine, &record),
-        process::start(engine, &record),
-    );
+    let (ips, process) =
+        tokio::join!(network::attach(engine, &record), process::start(engine, &record),);
     failpoint::hit("pod:network-attached");
     // Kept before an error returns, so that the undo finds it.
     let process = process.map(|process| *pod.process() = process);

@@ -101,7 +101,9 @@ async fn stop(engine: &Arc<Inner>, pod: &Arc<Pod>) -> Result<(), EngineError> {
         let engine = Arc::clone(engine);
         async move {
             match lifecycle::stop(engine, container, kill).await {
-                Err(e) if matches!(e.kind(), ErrorKind::NotModified | ErrorKind::NotFound) => Ok(()),
+                Err(e) if matches!(e.kind(), ErrorKind::NotModified | ErrorKind::NotFound) => {
+                    Ok(())
+                }
                 // It is being removed, which ends it too.
                 Err(e) if e.kind() == ErrorKind::Conflict => Ok(()),
                 other => other,

@@ -101,6 +101,7 @@ pub(super) fn read(
     };
     Ok(MountSpec {
         read_only: options.access == Some(Access::ReadOnly),
+        mapped: false,
         propagation: options.propagation,
         relabel: options.relabel,
         ..mount(target, kind, MountOrigin::Binds)
@@ -147,7 +148,7 @@ pub(super) fn write(mount: &MountSpec) -> String {
         MountKind::Bind { source, .. } => Some(source.as_str()),
         MountKind::Volume { name, .. } => name.as_ref().map(VolumeName::as_str),
         MountKind::Tmpfs { .. } => None,
-        MountKind::Image { image } => Some(image.as_str()),
+        MountKind::Image { image, .. } => Some(image.as_str()),
     };
     let mut text = match source {
         Some(source) => format!("{source}:{}", mount.destination),

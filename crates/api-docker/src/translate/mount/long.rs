@@ -204,7 +204,7 @@ pub(super) fn write(mount: &MountSpec) -> Mount {
             };
             wire.tmpfs_options = (options != TmpfsOptions::default()).then_some(options);
         }
-        MountKind::Image { image } => {
+        MountKind::Image { image, .. } => {
             wire.r#type = "image".to_owned();
             wire.source = image.clone();
         }

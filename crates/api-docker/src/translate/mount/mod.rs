@@ -150,6 +150,7 @@ fn mount(destination: String, kind: MountKind, origin: MountOrigin) -> MountSpec
         destination,
         kind,
         read_only: Default::default(),
+        mapped: false,
         propagation: None,
         relabel: None,
         origin,
