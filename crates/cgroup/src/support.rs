@@ -307,6 +307,7 @@ mod tests {
     #[test]
     fn everything_supported_warns_of_nothing() {
         let all = Support {
+            hugepages: true,
             memory: true,
             swap: true,
             memory_reservation: true,

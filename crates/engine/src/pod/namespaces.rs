@@ -85,6 +85,8 @@ const SHM: u64 = 64 << 20;
 /// What containers with a network of their own get unless they say otherwise, pods too: ports below
 /// 1024 and ping without capabilities.
 const SYSCTLS: [(&str, &str); 2] = pouch_oci::NETWORK_SYSCTLS;
+/// The one that is about ids.
+const PING_GROUPS: &str = "net.ipv4.ping_group_range";
 
 /// Makes what a pod's containers share.
 pub(super) async fn make(engine: &Inner, record: &PodRecord) -> Result<(), EngineError> {
@@ -93,7 +95,9 @@ pub(super) async fn make(engine: &Inner, record: &PodRecord) -> Result<(), Engin
     let mut sysctls = record.spec.sysctls.clone();
     if own(spaces.network) {
         for (name, value) in SYSCTLS {
-            if engine.host.network_sysctls.iter().any(|known| known == name) {
+            // The kernel refuses a range with groups that the user namespace does not map.
+            let fits = name != PING_GROUPS || spaces.user.is_none();
+            if fits && engine.host.network_sysctls.iter().any(|known| known == name) {
                 sysctls.entry(name.to_owned()).or_insert_with(|| value.to_owned());
             }
         }
