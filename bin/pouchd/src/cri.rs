@@ -40,10 +40,9 @@ impl CriSettings {
             true => file.cni_bin_dirs.as_ref(),
             false => Some(&args.cni_bin_dirs),
         };
-        if !(args.enable_cri
-            || file.enable_cri.unwrap_or(host.is_some())
-            || args.cri_host.is_some())
-        {
+        let by_flag = args.enable_cri || args.cri_host.is_some();
+        let by_file = file.enable_cri.unwrap_or_else(|| file.cri_host.is_some());
+        if !(by_flag || by_file) {
             for (given, key) in [
                 (streams.is_some(), "cri-stream-address"),
                 (conf_dir.is_some(), "cni-conf-dir"),

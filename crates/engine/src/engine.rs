@@ -134,7 +134,8 @@ impl Engine {
             tasks: TaskTracker::new(),
         });
         let engine = Self { inner };
-        crate::boot::restore(&engine.inner, seams.rebuild).await?;
+        // Large, and once: not on the stack of whoever opens the engine.
+        Box::pin(crate::boot::restore(&engine.inner, seams.rebuild)).await?;
         let listener = Arc::clone(&engine.inner);
         tokio::spawn(listen(listener, seams.backend_events));
         // Waited for at the end: it must not put back what the end takes down.

@@ -216,7 +216,7 @@ async fn make(
             format!("attempt {} of container {:?} is {}", member.attempt, member.name, view.id),
         ));
     }
-    let created = create::create(Arc::clone(&engine), Some(name), spec).await?;
+    let created = Box::pin(create::create(Arc::clone(&engine), Some(name), spec)).await?;
     for warning in &created.warnings {
         tracing::warn!(container.id = %created.id, "{warning}");
     }
