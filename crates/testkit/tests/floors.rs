@@ -12,6 +12,7 @@ const FLOORS: &[(u8, &[&str])] = &[
         &[
             "registry",
             "containerd-grpc",
+            "cri-grpc",
             "content",
             "cgroup",
             "heap",
@@ -29,6 +30,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (32, &["containerd-images"]),
     (40, &["engine"]),
     (50, &["api-docker", "metrics", "streaming"]),
+    (51, &["api-cri"]),
 ];
 
 #[test]

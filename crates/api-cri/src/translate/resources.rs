@@ -23,9 +23,12 @@ pub(crate) fn limits(asked: &cri::LinuxContainerResources) -> Result<Resources, 
         -1 => None,
         bytes => positive("memory_limit_in_bytes", bytes)?,
     };
+    // A limit of memory alone is meant for memory and swap together: pods do not swap unless asked.
+    let swap = Some(asked.memory_swap_limit_in_bytes).filter(|bytes| *bytes != 0);
+    let alone = memory.and_then(|bytes| i64::try_from(bytes).ok());
     Ok(Resources {
         memory,
-        memory_swap: Some(asked.memory_swap_limit_in_bytes).filter(|bytes| *bytes != 0),
+        memory_swap: swap.or(alone),
         oom_score_adj: Some(adj),
         cpu_shares: positive("cpu_shares", asked.cpu_shares)?,
         cpu_period: positive("cpu_period", asked.cpu_period)?,
