@@ -109,7 +109,7 @@ impl CriSettings {
     }
 
     pub(crate) fn api(&self) -> pouch_api_cri::Config {
-        pouch_api_cri::Config { streaming: self.streams }
+        pouch_api_cri::Config { streaming: self.streams, record: None }
     }
 }
 

@@ -157,7 +157,10 @@ pub(crate) async fn run(
         engine: engine.clone(),
     };
     tokio::spawn(signals.handle(reload, closing.clone()));
-    let pods = pods.map(|(listener, config)| {
+    let pods = pods.map(|(listener, mut config)| {
+        let counted = metrics.clone();
+        let record = move |call: &str, code, elapsed| counted.record(call, code, elapsed);
+        config.record = Some(pouch_api_cri::Recorder::new(record));
         let (engine, closing) = (engine.clone(), closing.clone());
         tokio::spawn(async move {
             let served = pouch_api_cri::serve(engine, config, listener, closing.clone()).await;

@@ -8,6 +8,7 @@ use pouch_streaming::{BindError, Limits, Server};
 use pouch_types::{Classified, ErrorKind};
 use tokio_util::sync::CancellationToken;
 
+use crate::record::Recorder;
 use crate::stats::Sampler;
 
 /// Settings of the CRI face.
@@ -15,6 +16,8 @@ use crate::stats::Sampler;
 pub struct Config {
     /// Where clients of Exec, Attach and PortForward are sent; port 0 takes a free one.
     pub streaming: SocketAddr,
+    /// Where measurements of calls go.
+    pub record: Option<Recorder>,
 }
 
 /// The CRI cannot be served.

@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod image;
 mod metrics;
+mod record;
 mod runtime;
 mod server;
 mod stats;
@@ -23,4 +24,5 @@ mod streams;
 mod translate;
 
 pub use api::{Config, CriError};
+pub use record::Recorder;
 pub use server::{Accept, serve};

@@ -91,12 +91,7 @@ impl Api {
             pod_sandbox_id: filter.pod_sandbox_id,
             label_selector: filter.label_selector,
         }));
-        let mut all = Vec::with_capacity(views.len());
-        for view in views.iter().filter(|view| view.state.is_running()) {
-            // One that ends meanwhile is not part of the picture.
-            all.extend(self.container_stats(view).await.ok());
-        }
-        all
+        self.containers_stats(views).await
     }
 
     async fn all_pod_stats(
@@ -111,11 +106,7 @@ impl Api {
             }),
             label_selector: filter.label_selector,
         }));
-        let mut all = Vec::with_capacity(pods.len());
-        for view in &pods {
-            all.extend(self.pod_stats(view).await.ok());
-        }
-        all
+        self.pods_stats(pods).await
     }
 
     fn machine(&self) -> Machine {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -23,6 +23,7 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use crate::api::{Api, Config, CriError};
+use crate::record::Recorder;
 
 /// Connections at a time: kubelet has two, each crictl one.
 const CONNECTIONS: usize = 256;
@@ -51,6 +52,7 @@ pub async fn serve(
     mut listener: impl Accept,
     closing: CancellationToken,
 ) -> Result<(), CriError> {
+    let record = config.record.clone();
     let api = Api::open(engine, config, closing.clone()).await?;
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let tracker = TaskTracker::new();
@@ -66,9 +68,9 @@ pub async fn serve(
         };
         match accepted {
             Ok(stream) => {
-                let (api, closing) = (api.clone(), closing.clone());
+                let (api, closing, record) = (api.clone(), closing.clone(), record.clone());
                 tracker.spawn(async move {
-                    connection(api, stream, closing).await;
+                    connection(api, stream, closing, record).await;
                     drop(place);
                 });
             }
@@ -86,7 +88,12 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(api: Api, stream: UnixStream, closing: CancellationToken) {
+async fn connection(
+    api: Api,
+    stream: UnixStream,
+    closing: CancellationToken,
+    record: Option<Recorder>,
+) {
     let runtime = RuntimeServiceServer::new(api.clone())
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
@@ -95,7 +102,9 @@ async fn connection(api: Api, stream: UnixStream, closing: CancellationToken) {
         .max_encoding_message_size(MAX_MESSAGE);
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut runtime, mut image) = (runtime.clone(), image.clone());
+        let record = record.clone().map(|record| (record, request.uri().path().to_owned()));
         async move {
+            let began = Instant::now();
             let answer = if request.uri().path().starts_with("/runtime.v1.ImageService/") {
                 image.call(request).await
             } else {
@@ -103,6 +112,9 @@ async fn connection(api: Api, stream: UnixStream, closing: CancellationToken) {
                 runtime.call(request).await
             };
             let answer: Result<Response<Body>, Infallible> = answer;
+            if let (Ok(answer), Some((record, path))) = (&answer, record) {
+                record.record(&path, answer, began.elapsed());
+            }
             answer
         }
     });

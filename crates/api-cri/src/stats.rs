@@ -1,117 +1,23 @@
-//! Figures of containers and pods: rates from two looks at a counter, and the size of what a
-//! container wrote from a walk that runs beside the calls, never in one.
+//! Figures of containers and pods as the contract has them.
+//!
+//! * `sweep` reads control groups, each once per call;
+//! * `sampler` remembers what a rate and a size on disk need between calls;
+//! * this renders.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+mod sampler;
+pub(crate) mod sweep;
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use pouch_cgroup::stats::{Memory, Pressure, Share};
 use pouch_cri_grpc as cri;
-use pouch_engine::{
-    ContainerView, Engine, EngineError, NetworkCounters, PodView, StatsSample, Written,
-};
-use pouch_types::ContainerId;
-use tokio::sync::Semaphore;
+use pouch_engine::{ContainerView, EngineError, NetworkCounters, PodNetworks, PodView};
 
 use crate::api::Api;
 use crate::translate::{container, pod};
-
-/// Between two looks at one counter for a rate: what comes sooner gets the rate of before.
-const RATE_STEP: Duration = Duration::from_millis(500);
-/// How old the size of a writable layer may be before it is measured again.
-const WRITTEN_AGE: Duration = Duration::from_secs(10);
-/// Walks at a time.
-static WALKS: Semaphore = Semaphore::const_new(2);
-
-/// A counter as it was seen.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    at: Instant,
-    total: u64,
-    /// Nanoseconds of CPU time per second.
-    rate: u64,
-}
-
-/// The size of a writable layer as it was measured.
-#[derive(Debug, Clone, Copy, Default)]
-struct Measured {
-    written: Written,
-    /// `None` while the first walk is under way.
-    at: Option<Instant>,
-    walking: bool,
-}
-
-/// Memory of earlier looks.
-#[derive(Debug, Default)]
-pub(crate) struct Sampler {
-    cpu: Mutex<HashMap<ContainerId, Seen>>,
-    disk: Mutex<HashMap<ContainerId, Measured>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Sampler {
-    /// CPU time per second since the last look.
-    fn rate(&self, id: &ContainerId, total: u64, now: Instant) -> u64 {
-        let mut seen = lock(&self.cpu);
-        let entry = seen.entry(id.clone()).or_insert(Seen { at: now, total, rate: 0 });
-        let passed = now.saturating_duration_since(entry.at);
-        if passed >= RATE_STEP {
-            let used = u128::from(total.saturating_sub(entry.total));
-            let rate = used * 1_000_000_000 / passed.as_nanos().max(1);
-            *entry = Seen { at: now, total, rate: u64::try_from(rate).unwrap_or(u64::MAX) };
-        }
-        entry.rate
-    }
-
-    /// What the container has written, as it was last measured; measures again beside the call
-    /// when that was long ago.
-    fn written_by(self: &Arc<Self>, engine: &Engine, id: &ContainerId) -> Written {
-        let mut disk = lock(&self.disk);
-        let entry = disk.entry(id.clone()).or_default();
-        let old = entry.at.is_none_or(|at| at.elapsed() >= WRITTEN_AGE);
-        if old && !entry.walking {
-            entry.walking = true;
-            let (sampler, engine, id) = (Arc::clone(self), engine.clone(), id.clone());
-            tokio::spawn(async move {
-                // The semaphore is never closed.
-                let _place = WALKS.acquire().await;
-                let measured = engine.written(id.as_str()).await;
-                let mut disk = lock(&sampler.disk);
-                let Some(entry) = disk.get_mut(&id) else { return };
-                entry.walking = false;
-                entry.at = Some(Instant::now());
-                if let Ok(written) = measured {
-                    entry.written = written;
-                }
-            });
-        }
-        entry.written
-    }
-
-    /// What all containers of pods have written, and forgets those that are gone.
-    pub(crate) fn written(self: &Arc<Self>, engine: &Engine) -> Total {
-        let views = engine.pod_containers();
-        let lives = |id: &ContainerId| views.iter().any(|view| view.id == *id);
-        lock(&self.disk).retain(|id, _| lives(id));
-        lock(&self.cpu).retain(|id, _| lives(id) || engine.pod(id.as_str()).is_ok());
-        let mut total = Total::default();
-        for view in &views {
-            let written = self.written_by(engine, &view.id);
-            total.bytes += written.size;
-            total.inodes += written.inodes;
-        }
-        total
-    }
-}
-
-/// Disk use of several containers.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Total {
-    pub(crate) bytes: u64,
-    pub(crate) inodes: u64,
-}
+pub(crate) use sampler::{Layer, Sampler};
+use sweep::{ContainerReading, PodReading, Reading};
 
 /// Nanoseconds since 1970.
 pub(crate) fn timestamp() -> i64 {
@@ -124,57 +30,118 @@ const fn value(value: u64) -> Option<cri::UInt64Value> {
 }
 
 /// A line of memory.stat under its name of cgroup v1 or v2.
-fn stat(memory: &pouch_cgroup::stats::Memory, names: [&str; 2]) -> u64 {
+pub(crate) fn line(memory: &Memory, names: [&str; 2]) -> u64 {
     names.iter().find_map(|name| memory.stat.get(*name)).copied().unwrap_or_default()
 }
 
-fn cpu(total: u64, rate: u64, at: i64) -> cri::CpuUsage {
+fn psi(pressure: Option<&Pressure>) -> Option<cri::PsiStats> {
+    let data = |share: &Share| {
+        let percent = |hundredths| f64::from(hundredths) / 100.0;
+        cri::PsiData {
+            total: share.total,
+            avg10: percent(share.avg10),
+            avg60: percent(share.avg60),
+            avg300: percent(share.avg300),
+        }
+    };
+    pressure.map(|p| cri::PsiStats { full: p.full.as_ref().map(data), some: Some(data(&p.some)) })
+}
+
+fn cpu(total: u64, rate: Option<u64>, psi: Option<cri::PsiStats>, at: i64) -> cri::CpuUsage {
     cri::CpuUsage {
         timestamp: at,
         usage_core_nano_seconds: value(total),
-        usage_nano_cores: value(rate),
-        psi: None,
+        // Without a rate kubelet makes its own, which it would not of a zero.
+        usage_nano_cores: rate.and_then(value),
+        psi,
     }
 }
 
-fn memory(memory: &pouch_cgroup::stats::Memory, at: i64) -> cri::MemoryUsage {
+fn memory(memory: &Memory, psi: Option<cri::PsiStats>, at: i64) -> cri::MemoryUsage {
     let working_set = memory.working_set();
     cri::MemoryUsage {
         timestamp: at,
         working_set_bytes: value(working_set),
         available_bytes: memory.limit.and_then(|limit| value(limit.saturating_sub(working_set))),
         usage_bytes: value(memory.usage),
-        rss_bytes: value(stat(memory, ["total_rss", "anon"])),
-        page_faults: value(stat(memory, ["total_pgfault", "pgfault"])),
-        major_page_faults: value(stat(memory, ["total_pgmajfault", "pgmajfault"])),
-        psi: None,
+        rss_bytes: value(line(memory, ["total_rss", "anon"])),
+        page_faults: value(line(memory, ["total_pgfault", "pgfault"])),
+        major_page_faults: value(line(memory, ["total_pgmajfault", "pgmajfault"])),
+        psi,
     }
 }
 
-/// Swap alone, which v1 counts together with memory.
-fn swap(stats: &pouch_cgroup::Stats, at: i64) -> Option<cri::SwapUsage> {
+fn io(stats: &pouch_cgroup::Stats, at: i64) -> Option<cri::IoUsage> {
+    // There is nothing else in it.
+    let psi = psi(stats.pressure.io.as_ref())?;
+    Some(cri::IoUsage { timestamp: at, psi: Some(psi) })
+}
+
+/// Bytes of swap alone, which v1 limits together with memory; `None` where it is not counted.
+pub(crate) fn swapped(stats: &pouch_cgroup::Stats) -> Option<u64> {
     let memory = &stats.memory;
     let used = memory.swap_usage?;
-    let alone = |both: u64, memory: u64| match stats.unified {
-        true => both,
-        false => both.saturating_sub(memory),
-    };
-    let used = alone(used, memory.usage);
-    let limit = memory.swap_limit.map(|limit| alone(limit, memory.limit.unwrap_or(limit)));
+    if stats.unified {
+        return Some(used);
+    }
+    // The two counters are read one after the other; the line is exact.
+    let line = memory.stat.get("total_swap").copied();
+    Some(line.unwrap_or_else(|| used.saturating_sub(memory.usage)))
+}
+
+fn swap(stats: &pouch_cgroup::Stats, at: i64) -> Option<cri::SwapUsage> {
+    let memory = &stats.memory;
+    let used = swapped(stats)?;
+    let limit = memory.swap_limit.map(|limit| match stats.unified {
+        true => limit,
+        false => limit.saturating_sub(memory.limit.unwrap_or(limit)),
+    });
     Some(cri::SwapUsage {
         timestamp: at,
-        swap_available_bytes: value(limit.unwrap_or_default().saturating_sub(used)),
+        // Without a limit it is what the node has, which is no figure of this one.
+        swap_available_bytes: limit.and_then(|limit| value(limit.saturating_sub(used))),
         swap_usage_bytes: value(used),
     })
 }
 
-fn interface((name, counters): &(String, NetworkCounters)) -> cri::NetworkInterfaceUsage {
-    cri::NetworkInterfaceUsage {
+fn network(networks: &PodNetworks, at: i64) -> cri::NetworkUsage {
+    let interface = |(name, counters): &(String, NetworkCounters)| cri::NetworkInterfaceUsage {
         name: name.clone(),
         rx_bytes: value(counters.rx_bytes),
         rx_errors: value(counters.rx_errors),
         tx_bytes: value(counters.tx_bytes),
         tx_errors: value(counters.tx_errors),
+    };
+    cri::NetworkUsage {
+        timestamp: at,
+        default_interface: networks.default.as_ref().map(interface),
+        interfaces: networks.others.iter().map(interface).collect(),
+    }
+}
+
+/// What containers use together: a pod without a group of its own is that.
+#[derive(Debug, Default)]
+struct Sum {
+    cpu: u64,
+    memory: Memory,
+    processes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, stats: &pouch_cgroup::Stats) {
+        self.cpu += stats.cpu.total;
+        self.processes += stats.pids.current;
+        self.memory.usage += stats.memory.usage;
+        for (name, value) in &stats.memory.stat {
+            *self.memory.stat.entry(name.clone()).or_default() += value;
+        }
+    }
+
+    /// Of all of a pod's containers.
+    fn of(containers: &[ContainerReading]) -> Self {
+        let mut sum = Self::default();
+        containers.iter().filter_map(|c| c.reading.as_ref()).for_each(|r| sum.add(&r.stats));
+        sum
     }
 }
 
@@ -182,93 +149,118 @@ impl Api {
     /// The figures of one container; of one that does not run only what it has written.
     pub(crate) async fn container_stats(
         &self,
-        view: &ContainerView,
+        view: &Arc<ContainerView>,
     ) -> Result<cri::ContainerStats, EngineError> {
-        let member = view
-            .spec
-            .pod
-            .as_ref()
-            .ok_or_else(|| EngineError::no_such_container(view.id.as_str()))?;
-        let sample: StatsSample = self.engine.stats(view.id.as_str()).await?;
-        let at = timestamp();
-        let runs = sample.read.is_some();
-        let total = sample.cgroup.cpu.total;
-        let rate = if runs { self.sampler.rate(&view.id, total, Instant::now()) } else { 0 };
-        let written = self.sampler.written_by(&self.engine, &view.id);
-        Ok(cri::ContainerStats {
-            attributes: Some(container::attributes(view, member)),
-            cpu: runs.then(|| cpu(total, rate, at)),
-            memory: runs.then(|| memory(&sample.cgroup.memory, at)),
-            writable_layer: Some(cri::FilesystemUsage {
-                timestamp: at,
-                fs_id: Some(cri::FilesystemIdentifier {
-                    mountpoint: self.engine.config().data_root.to_string_lossy().into_owned(),
-                }),
-                used_bytes: value(written.size),
-                inodes_used: value(written.inodes),
+        let (engine, asked) = (self.engine.clone(), Arc::clone(view));
+        let read = sweep::beside(move || sweep::container(&engine, asked)).await??;
+        let layers = self.sampler.layers(&self.engine, std::slice::from_ref(view)).await;
+        self.rendered(&read, layers.into_iter().next().flatten())
+            .ok_or_else(|| EngineError::no_such_container(view.id.as_str()))
+    }
+
+    /// The figures of those containers that run.
+    pub(crate) async fn containers_stats(
+        &self,
+        views: Vec<Arc<ContainerView>>,
+    ) -> Vec<cri::ContainerStats> {
+        let engine = self.engine.clone();
+        let read = sweep::beside(move || sweep::containers(&engine, views)).await;
+        self.rendered_all(&read.unwrap_or_default()).await
+    }
+
+    async fn rendered_all(&self, read: &[ContainerReading]) -> Vec<cri::ContainerStats> {
+        let views: Vec<_> = read.iter().map(|read| Arc::clone(&read.view)).collect();
+        let layers = self.sampler.layers(&self.engine, &views).await;
+        read.iter().zip(layers).filter_map(|(read, layer)| self.rendered(read, layer)).collect()
+    }
+
+    /// `None` for a container that is in no pod.
+    fn rendered(
+        &self,
+        read: &ContainerReading,
+        layer: Option<Layer>,
+    ) -> Option<cri::ContainerStats> {
+        let view = &read.view;
+        let member = view.spec.pod.as_ref()?;
+        let (mut used, reading) = (cri::ContainerStats::default(), read.reading.as_ref());
+        if let Some(Reading { stats, seen, at, .. }) = reading {
+            let rate = self.sampler.rate(&view.id, stats.cpu.total, *seen);
+            used.cpu = Some(cpu(stats.cpu.total, rate, psi(stats.pressure.cpu.as_ref()), *at));
+            used.memory = Some(memory(&stats.memory, psi(stats.pressure.memory.as_ref()), *at));
+            used.swap = swap(stats, *at);
+            used.io = io(stats, *at);
+        }
+        used.attributes = Some(container::attributes(view, member));
+        used.writable_layer = Some(cri::FilesystemUsage {
+            timestamp: layer.map_or_else(timestamp, |layer| layer.at),
+            fs_id: Some(cri::FilesystemIdentifier {
+                mountpoint: self.engine.config().data_root.to_string_lossy().into_owned(),
             }),
-            swap: if runs { swap(&sample.cgroup, at) } else { None },
-            io: None,
-        })
+            used_bytes: layer.and_then(|layer| value(layer.written.size)),
+            inodes_used: layer.and_then(|layer| value(layer.written.inodes)),
+        });
+        Some(used)
     }
 
     /// The figures of a pod with those of its containers.
     pub(crate) async fn pod_stats(
         &self,
-        view: &PodView,
+        view: &Arc<PodView>,
     ) -> Result<cri::PodSandboxStats, EngineError> {
-        let usage = self.engine.pod_usage(view.id.as_str()).await?;
-        let at = timestamp();
-        let mut containers = Vec::new();
-        let mut processes = 0;
-        let mut sums = (0, pouch_cgroup::stats::Memory::default());
-        for container in self.engine.pod_containers() {
-            let ours = container.spec.pod.as_ref().is_some_and(|m| m.pod == view.id);
-            if !ours || !container.state.is_running() {
-                continue;
-            }
-            // One that ends meanwhile is not part of the picture.
-            let Ok(sample) = self.engine.stats(container.id.as_str()).await else { continue };
-            processes += sample.cgroup.pids.current;
-            sums.0 += sample.cgroup.cpu.total;
-            add(&mut sums.1, &sample.cgroup.memory);
-            containers.extend(self.container_stats(&container).await.ok());
-        }
-        // Without a group of its own a pod is what its containers are together.
-        let (total, used) = match &usage.cgroup {
-            Some(stats) => {
-                processes = processes.max(stats.pids.current);
-                (stats.cpu.total, &stats.memory)
-            }
-            None => (sums.0, &sums.1),
+        let (engine, asked) = (self.engine.clone(), Arc::clone(view));
+        let read = sweep::beside(move || sweep::one_pod(&engine, asked)).await??;
+        let containers = self.rendered_all(&read.containers).await;
+        Ok(self.rendered_pod(&read, containers))
+    }
+
+    /// The figures of pods with those of their containers.
+    pub(crate) async fn pods_stats(&self, views: Vec<Arc<PodView>>) -> Vec<cri::PodSandboxStats> {
+        let engine = self.engine.clone();
+        let read = sweep::beside(move || sweep::pods(&engine, views)).await.unwrap_or_default();
+        let containers: Vec<_> = read.iter().flat_map(|pod| pod.containers.clone()).collect();
+        let mut rendered = self.rendered_all(&containers).await.into_iter();
+        read.iter()
+            .map(|pod| {
+                let containers = rendered.by_ref().take(pod.containers.len()).collect();
+                self.rendered_pod(pod, containers)
+            })
+            .collect()
+    }
+
+    fn rendered_pod(
+        &self,
+        read: &PodReading,
+        containers: Vec<cri::ContainerStats>,
+    ) -> cri::PodSandboxStats {
+        let view = &read.view;
+        let sum = Sum::of(&read.containers);
+        let now = timestamp();
+        let (at, seen) = match &read.group {
+            Some(group) => (group.at, group.seen),
+            None => (now, std::time::Instant::now()),
         };
-        let rate = self.sampler.rate(&view.id, total, Instant::now());
-        let mut interfaces = usage.networks.iter().map(interface);
+        let stats = read.group.as_ref().map(|group| &group.stats);
+        let (total, used) = match stats {
+            Some(stats) => (stats.cpu.total, &stats.memory),
+            None => (sum.cpu, &sum.memory),
+        };
+        let processes = stats.map_or(0, |stats| stats.pids.current).max(sum.processes);
+        // Pressure does not add up: who waits at the same time waits once.
+        let pressure = stats.map(|stats| stats.pressure).unwrap_or_default();
+        let rate = self.sampler.rate(&view.id, total, seen);
         let linux = cri::LinuxPodSandboxStats {
-            cpu: Some(cpu(total, rate, at)),
-            memory: Some(memory(used, at)),
-            network: Some(cri::NetworkUsage {
-                timestamp: at,
-                default_interface: interfaces.next(),
-                interfaces: interfaces.collect(),
-            }),
+            cpu: Some(cpu(total, rate, psi(pressure.cpu.as_ref()), at)),
+            memory: Some(memory(used, psi(pressure.memory.as_ref()), at)),
+            network: Some(network(&read.networks, now)),
             process: Some(cri::ProcessUsage { timestamp: at, process_count: value(processes) }),
             containers,
-            io: None,
+            io: stats.and_then(|stats| io(stats, at)),
         };
-        Ok(cri::PodSandboxStats {
+        cri::PodSandboxStats {
             attributes: Some(pod::attributes(view)),
             linux: Some(linux),
             windows: None,
-        })
-    }
-}
-
-/// Adds what one container uses to what others do.
-fn add(into: &mut pouch_cgroup::stats::Memory, one: &pouch_cgroup::stats::Memory) {
-    into.usage += one.usage;
-    for (name, value) in &one.stat {
-        *into.stat.entry(name.clone()).or_default() += value;
+        }
     }
 }
 
@@ -277,33 +269,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_of_the_time_between_two_looks() {
-        let sampler = Sampler::default();
-        let id: ContainerId = "a".repeat(64).parse().unwrap();
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(sampler.rate(&id, 1_000_000_000, at(0)), 0, "there is no before");
-        assert_eq!(sampler.rate(&id, 3_000_000_000, at(1000)), 2_000_000_000);
-        assert_eq!(sampler.rate(&id, 9_000_000_000, at(1100)), 2_000_000_000, "too soon");
-        assert_eq!(sampler.rate(&id, 0, at(3000)), 0, "a counter that began anew");
-    }
-
-    #[test]
     fn swap_of_v1_is_what_memory_is_not() {
-        let stats = |unified| pouch_cgroup::Stats {
+        let stats = |unified, swap_limit| pouch_cgroup::Stats {
             unified,
-            memory: pouch_cgroup::stats::Memory {
+            memory: Memory {
                 usage: 100,
                 limit: Some(200),
                 swap_usage: Some(130),
-                swap_limit: Some(300),
-                ..Default::default()
+                swap_limit,
+                ..Memory::default()
             },
-            ..Default::default()
+            ..pouch_cgroup::Stats::default()
         };
-        let both = swap(&stats(false), 0).unwrap();
+        let both = swap(&stats(false, Some(300)), 0).unwrap();
         assert_eq!(both.swap_usage_bytes, value(30));
         assert_eq!(both.swap_available_bytes, value(70));
-        assert_eq!(swap(&stats(true), 0).unwrap().swap_usage_bytes, value(130));
+        let alone = swap(&stats(true, Some(300)), 0).unwrap();
+        assert_eq!((alone.swap_usage_bytes, alone.swap_available_bytes), (value(130), value(170)));
+        assert_eq!(swap(&stats(true, None), 0).unwrap().swap_available_bytes, None);
+        let mut exact = stats(false, None);
+        exact.memory.stat.insert("total_swap".into(), 28);
+        assert_eq!(swap(&exact, 0).unwrap().swap_usage_bytes, value(28));
+        exact.memory.swap_usage = None;
+        assert_eq!(swap(&exact, 0), None, "not counted");
+    }
+
+    #[test]
+    fn pressure_is_in_percent_and_io_is_nothing_without_it() {
+        let some = Share { avg10: 1234, avg60: 5, avg300: 10_000, total: 7_000 };
+        let wire = psi(Some(&Pressure { some, full: None })).unwrap();
+        let waited = wire.some.unwrap();
+        assert_eq!((waited.avg10, waited.avg60, waited.avg300), (12.34, 0.05, 100.0));
+        assert_eq!((waited.total, wire.full), (7_000, None));
+        let mut stats = pouch_cgroup::Stats::default();
+        assert_eq!(io(&stats, 1), None);
+        stats.pressure.io = Some(Pressure::default());
+        assert_eq!(io(&stats, 1).unwrap().timestamp, 1);
+    }
+
+    #[test]
+    fn a_pod_without_a_group_is_its_containers_together() {
+        let stats = |inactive: u64| {
+            let mut stats = pouch_cgroup::Stats::default();
+            stats.cpu.total = 5;
+            stats.pids.current = 2;
+            stats.memory.usage = 100;
+            stats.memory.stat.insert("inactive_file".into(), inactive);
+            stats
+        };
+        let mut sum = Sum::default();
+        sum.add(&stats(10));
+        sum.add(&stats(30));
+        assert_eq!((sum.cpu, sum.processes, sum.memory.usage), (10, 4, 200));
+        assert_eq!(memory(&sum.memory, None, 0).working_set_bytes, value(160));
     }
 }

@@ -32,7 +32,16 @@ pub(crate) fn read_procs(path: &Path) -> Result<String, Error> {
 /// The file's text, or `None` where this kernel or hierarchy has no such file, or the group went
 /// away meanwhile (ENODEV), or the statistic is switched off (EOPNOTSUPP).
 pub(crate) fn read_optional(path: &Path) -> Result<Option<String>, Error> {
-    match read(path) {
+    present(read(path))
+}
+
+/// As [`read_optional`] of a list of processes.
+pub(crate) fn read_procs_optional(path: &Path) -> Result<Option<String>, Error> {
+    present(read_procs(path))
+}
+
+fn present(read: Result<String, Error>) -> Result<Option<String>, Error> {
+    match read {
         Ok(text) => Ok(Some(text)),
         Err(Error::Io { source, .. }) if is_absent(&source) => Ok(None),
         Err(error) => Err(error),

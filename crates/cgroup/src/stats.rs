@@ -4,6 +4,7 @@
 //! empty or `None`. A controller that is not there gives an empty section, never an error: a
 //! container without a memory limit can still tell its CPU time.
 
+mod pressure;
 mod v1;
 mod v2;
 
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::group::Cgroup;
+
+pub use pressure::{Pressure, Pressures, Share};
 
 /// All counters of one group at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,6 +33,8 @@ pub struct Stats {
     pub io: Io,
     /// Huge pages, one entry per page size.
     pub hugetlb: Vec<HugeTlb>,
+    /// Time lost by waiting for resources.
+    pub pressure: Pressures,
 }
 
 /// Processor time, nanoseconds.
@@ -131,7 +136,7 @@ pub struct HugeTlb {
     pub page_size: String,
     /// Bytes now.
     pub usage: u64,
-    /// The largest ever; v1 only.
+    /// The largest ever; v1 only, 0 where not counted.
     pub max_usage: u64,
     /// How often the limit was hit.
     pub failures: u64,
@@ -157,6 +162,7 @@ impl Cgroup {
         v1::read(self, &mut stats)?;
         if let Some(dir) = self.v2() {
             v2::read(self, dir, &mut stats)?;
+            stats.pressure = pressure::read(dir)?;
         }
         Ok(stats)
     }
@@ -213,6 +219,68 @@ mod tests {
         assert_eq!(machine_cpu_of("cpu 1 2\n"), None);
         assert_eq!(machine_cpu_of(""), None);
         assert!(machine_cpu().unwrap() > 0);
+    }
+
+    /// A group `/p` in a tree of files, one line of mountinfo per mount.
+    fn fixture(mounts: &str, files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in [("proc/self/mountinfo", mounts)].iter().chain(files) {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let layout = crate::Layout::detect_under(root.path()).unwrap();
+        let group = Cgroup::new(&layout, "/p").unwrap();
+        (root, group)
+    }
+
+    const WAITS: &str = "some avg10=1.50 avg60=0.00 avg300=0.00 total=7\n\
+        full avg10=0.25 avg60=0.00 avg300=0.00 total=3\n";
+
+    #[test]
+    fn the_unified_hierarchy_tells_pressure_and_io() {
+        let files = [
+            ("cg/cgroup.controllers", "cpu io memory pids"),
+            ("cg/p/cgroup.procs", "7\n"),
+            ("cg/p/cpu.pressure", WAITS),
+            ("cg/p/memory.pressure", WAITS),
+            ("cg/p/io.pressure", WAITS),
+            ("cg/p/io.stat", "254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n"),
+            ("cg/p/memory.current", "100"),
+            ("cg/p/memory.swap.current", "5"),
+            ("cg/p/memory.swap.max", "max"),
+        ];
+        let (root, group) = fixture("1 1 0:1 / /cg rw - cgroup2 c rw\n", &files);
+        let stats = group.stats().unwrap();
+        assert!(stats.unified);
+        let io = stats.pressure.io.unwrap();
+        assert_eq!((io.some.avg10, io.some.total, io.full.unwrap().total), (150, 7_000, 3_000));
+        assert_eq!(stats.pressure.cpu, stats.pressure.memory);
+        assert_eq!(stats.io.bytes.len(), 2);
+        assert_eq!((stats.memory.swap_usage, stats.memory.swap_limit), (Some(5), None));
+        std::fs::remove_file(root.path().join("cg/p/cpu.pressure")).unwrap();
+        assert_eq!(group.stats().unwrap().pressure.cpu, None, "psi=0");
+        std::fs::write(root.path().join("cg/p/cpu.pressure"), "nothing\n").unwrap();
+        assert!(matches!(group.stats(), Err(Error::Malformed { .. })));
+    }
+
+    #[test]
+    fn a_hybrid_layout_has_pressure_beside_counters_of_v1() {
+        let mounts = "1 1 0:1 / /cg/memory rw - cgroup c rw,memory\n\
+            2 1 0:2 / /cg/unified rw - cgroup2 c rw\n";
+        let files = [
+            ("cg/unified/cgroup.controllers", "hugetlb"),
+            ("cg/memory/p/memory.usage_in_bytes", "100"),
+            ("cg/memory/p/memory.memsw.usage_in_bytes", "130"),
+            ("cg/unified/p/memory.pressure", WAITS),
+        ];
+        let (root, group) = fixture(mounts, &files);
+        let stats = group.stats().unwrap();
+        assert!(!stats.unified);
+        assert_eq!((stats.memory.usage, stats.memory.swap_usage), (100, Some(130)));
+        assert_eq!(stats.pressure.memory.unwrap().some.total, 7_000);
+        std::fs::remove_dir_all(root.path().join("cg/unified/p")).unwrap();
+        assert_eq!(group.stats().unwrap().pressure, Pressures::default(), "v1 alone");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pouch_cgroup::parent::{ensure_parent, remove_empty_parent};
-use pouch_cgroup::{Cgroup, Error, Frozen, Layout};
+use pouch_cgroup::{Cgroup, Error, Frozen, Layout, Mode};
 use pouch_types::spec::Resources;
 
 fn soon() -> Instant {
@@ -127,7 +127,7 @@ fn the_unified_hierarchy_alone() {
         .unwrap();
     std::os::unix::fs::symlink(real, root.path().join("cg")).unwrap();
     let layout = Layout::detect_under(root.path()).unwrap();
-    assert_eq!(layout.mode(), pouch_cgroup::Mode::V2);
+    assert_eq!(layout.mode(), Mode::V2);
     let group = Cgroup::new(&layout, rig.group.path()).unwrap();
 
     let mut child = rig.spawn("sleep 300 & echo ready; wait");
@@ -275,4 +275,18 @@ fn refusals_name_the_field() {
     }
     assert!(matches!(Cgroup::new(&rig.layout, "/"), Err(Error::BadPath(_))));
     assert!(matches!(ensure_parent(&rig.layout, "/a/../b"), Err(Error::BadPath(_))));
+}
+
+#[test]
+fn pressure_is_what_the_kernel_prints() {
+    let Some(rig) = Rig::new("pressure") else { return };
+    if std::fs::read("/proc/pressure/cpu").is_err() || rig.layout.mode() == Mode::V1 {
+        eprintln!("skipped: this kernel counts no pressure of groups");
+        return;
+    }
+    let pressure = rig.group.stats().unwrap().pressure;
+    for (name, one) in [("cpu", pressure.cpu), ("memory", pressure.memory), ("io", pressure.io)] {
+        let one = one.unwrap_or_else(|| panic!("{name}"));
+        assert!(one.full.is_some_and(|full| full.total <= one.some.total), "{name}");
+    }
 }

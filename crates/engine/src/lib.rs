@@ -40,7 +40,7 @@ pub use error::EngineError;
 pub use events::{Event, EventKind, EventStream};
 pub use images::ImageNews;
 pub use manage::{LabelFilter, Pruned};
-pub use pod::{ExecOutput, ExecSync, NetworkState, PodPhase, PodUsage, PodView, ProcessUser};
+pub use pod::{ExecOutput, ExecSync, NetworkState, PodNetworks, PodPhase, PodView, ProcessUser};
 pub use pouch_containerd::CgroupDriver;
 pub use pouch_snapshot::Usage as Written;
 pub use view::*;

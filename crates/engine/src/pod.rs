@@ -42,7 +42,7 @@ pub use container::ProcessUser;
 pub use exec::{ExecOutput, ExecSync};
 pub use network::NetworkState;
 pub use state::PodPhase;
-pub use usage::PodUsage;
+pub use usage::PodNetworks;
 
 /// All pods, and what is under way with them.
 #[derive(Debug, Default)]

@@ -1,10 +1,10 @@
-//! What is looked at when somebody scrapes: containers and the process.
+//! What is looked at when somebody scrapes: containers, pods and the process.
 
 use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::time::Duration;
 
-use pouch_engine::{ContainerView, Engine, StatsSample, Status};
+use pouch_engine::{ContainerView, Engine, PodPhase, StatsSample, Status};
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric,
 };
@@ -25,6 +25,8 @@ pub(crate) struct Picture {
     images: usize,
     /// By status, all of them.
     states: BTreeMap<Status, usize>,
+    /// By phase, all that are counted.
+    pods: BTreeMap<&'static str, usize>,
     running: Vec<Running>,
 }
 
@@ -84,6 +86,10 @@ impl Picture {
         for view in &views {
             *states.entry(view.state.status).or_insert(0) += 1;
         }
+        let mut pods = BTreeMap::from([("ready", 0), ("notready", 0), ("removing", 0)]);
+        for phase in engine.pods().iter().filter_map(|pod| phase(pod.phase)) {
+            *pods.entry(phase).or_insert(0) += 1;
+        }
         let mut running = Vec::new();
         let read = async {
             for view in views.iter().filter(|view| view.state.is_running()) {
@@ -105,6 +111,7 @@ impl Picture {
             version: engine.version().version.clone(),
             images: engine.images().usage().images.len(),
             states,
+            pods,
             running,
         }
     }
@@ -124,6 +131,11 @@ impl Picture {
         for (status, count) in &self.states {
             let labels = [("state", status.as_str())];
             gauge(states.encode_family(&labels)?, number(*count as u64))?;
+        }
+        let mut pods =
+            to.encode_descriptor("pouch_pods", "Pods by state", None, MetricType::Gauge)?;
+        for (phase, count) in &self.pods {
+            gauge(pods.encode_family(&[("state", *phase)])?, number(*count as u64))?;
         }
         self.counters(&mut to)?;
         self.gauges(&mut to)?;
@@ -187,6 +199,16 @@ impl Picture {
             }
         }
         Ok(())
+    }
+}
+
+/// The word for a pod's sandbox; `None` for one that is not to be seen.
+const fn phase(phase: PodPhase) -> Option<&'static str> {
+    match phase {
+        PodPhase::Making | PodPhase::Gone => None,
+        PodPhase::Ready => Some("ready"),
+        PodPhase::NotReady => Some("notready"),
+        PodPhase::Removing => Some("removing"),
     }
 }
 
@@ -263,6 +285,7 @@ mod tests {
         };
         let picture = Picture {
             states: BTreeMap::from([(Status::Running, 1), (Status::Exited, 0)]),
+            pods: BTreeMap::from([("ready", 2), ("notready", 0)]),
             running: vec![container],
             ..Picture::default()
         };
@@ -270,6 +293,8 @@ mod tests {
         for line in [
             r#"pouch_containers{state="running"} 1"#,
             r#"pouch_containers{state="exited"} 0"#,
+            r#"pouch_pods{state="ready"} 2"#,
+            r#"pouch_pods{state="notready"} 0"#,
             r#"pouch_container_cpu_seconds_total{id="c0ffee",name="a\"b\\",image="busybox"} 1.5"#,
             r#"pouch_container_memory_usage_bytes{id="c0ffee",name="a\"b\\",image="busybox"} 4096"#,
             r#"pouch_container_network_sent_bytes_total{id="c0ffee",name="a\"b\\",image="busybox",interface="eth0"} 9"#,

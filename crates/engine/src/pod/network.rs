@@ -13,7 +13,7 @@ use crate::engine::Inner;
 use crate::{Engine, EngineError};
 
 /// The interface that every pod has.
-const INTERFACE: &str = "eth0";
+pub(super) const INTERFACE: &str = "eth0";
 /// Kubernetes' annotations for limits of traffic, in bits a second with its units.
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";

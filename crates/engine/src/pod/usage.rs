@@ -1,76 +1,84 @@
-//! What pods use: read from control groups and from the kernel's counters of their network.
-
-use std::path::PathBuf;
+//! What pods use: which control groups tell it, and the kernel's counters of their network.
+//!
+//! These block: they read files of the kernel, and who looks at many pods does it beside the async
+//! runtime, in one go.
 
 use pouch_cgroup::Cgroup;
 
-use super::{Pod, PodPhase};
+use super::network::INTERFACE;
+use super::{PodPhase, PodView};
 use crate::api::NetworkCounters;
 use crate::observe::{network_counters, parse_counters};
+use crate::view::ContainerView;
 use crate::{Engine, EngineError};
 
-/// One measurement of a pod.
-#[derive(Debug, Clone, Default)]
-pub struct PodUsage {
-    /// Of the control group above its containers; `None` when it has none of its own.
-    pub cgroup: Option<pouch_cgroup::Stats>,
-    /// Counters per interface, loopback excepted; none on the node's network.
-    pub networks: Vec<(String, NetworkCounters)>,
+/// Counters of a pod's interfaces, loopback excepted; none on the node's network.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodNetworks {
+    /// The interface that leads out.
+    pub default: Option<(String, NetworkCounters)>,
+    /// The others, tunnels that the kernel makes in each namespace among them.
+    pub others: Vec<(String, NetworkCounters)>,
+}
+
+impl PodNetworks {
+    fn new(mut all: Vec<(String, NetworkCounters)>) -> Self {
+        let default = all.iter().position(|(name, _)| name == INTERFACE);
+        Self { default: default.map(|at| all.remove(at)), others: all }
+    }
 }
 
 impl Engine {
-    /// What a pod uses now.
+    /// The control group of a container that runs.
     ///
     /// # Errors
-    /// `NotFound`; what reading the control groups says.
-    pub async fn pod_usage(&self, key: &str) -> Result<PodUsage, EngineError> {
-        let pod = self.find_pod(key)?;
-        let view = pod.view();
-        if view.phase != PodPhase::Ready {
-            return Ok(PodUsage::default());
-        }
-        let cgroup = self.parent_group(&pod)?;
-        let cgroup = cgroup.filter(Cgroup::exists).map(|group| group.stats()).transpose();
-        let cgroup =
-            cgroup.map_err(|e| EngineError::wrap("read the control group of the pod", e))?;
-        let networks = match &view.netns {
-            None => Vec::new(),
-            Some(path) => self.counters(&pod, path.clone()).await?,
-        };
-        Ok(PodUsage { cgroup, networks })
+    /// When it has none, mostly because it has ended.
+    pub fn container_group(&self, view: &ContainerView) -> Result<Cgroup, EngineError> {
+        Cgroup::of_pid(&self.inner.cgroups, view.state.pid)
+            .map_err(|e| EngineError::wrap("find the container's control group", e))
     }
 
-    fn parent_group(&self, pod: &Pod) -> Result<Option<Cgroup>, EngineError> {
-        let view = pod.view();
+    /// The control group above a pod's containers; `None` when it has none of its own.
+    ///
+    /// # Errors
+    /// When its name cannot be that of a group.
+    pub fn pod_group(&self, view: &PodView) -> Result<Option<Cgroup>, EngineError> {
         let parent = view.spec.cgroup_parent.as_str();
-        if parent.is_empty() {
+        // The root is everybody's.
+        if parent.trim_matches('/').is_empty() || view.phase != PodPhase::Ready {
             return Ok(None);
         }
         let path = match parent.ends_with(".slice") && !parent.contains('/') {
             true => slice_path(parent),
             false => format!("/{}", parent.trim_matches('/')),
         };
-        Cgroup::new(&self.inner.cgroups, &path)
-            .map(Some)
-            .map_err(|e| EngineError::wrap("find the control group of the pod", e))
+        let group = Cgroup::new(&self.inner.cgroups, &path)
+            .map_err(|e| EngineError::wrap("find the control group of the pod", e))?;
+        Ok(Some(group).filter(Cgroup::exists))
     }
 
-    async fn counters(
+    /// What went through a pod's network. `pid` is a process of it, which shows its interfaces;
+    /// without one a thread goes there to look.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn pod_networks(
         &self,
-        pod: &Pod,
-        netns: PathBuf,
-    ) -> Result<Vec<(String, NetworkCounters)>, EngineError> {
-        // Any process of the pod shows them; without one a thread goes there to look.
-        let members = super::stop::members(&self.inner, pod);
-        let pids = members.iter().map(|container| container.view().state.pid);
-        let pid = [pod.view().pid].into_iter().chain(pids).find(|pid| *pid != 0);
-        if let Some(pid) = pid {
-            return Ok(network_counters(pid));
+        view: &PodView,
+        pid: Option<u32>,
+    ) -> Result<PodNetworks, EngineError> {
+        let Some(netns) = view.netns.as_ref().filter(|_| view.phase == PodPhase::Ready) else {
+            return Ok(PodNetworks::default());
+        };
+        let seen = pid.map(network_counters).unwrap_or_default();
+        if !seen.is_empty() {
+            return Ok(PodNetworks::new(seen));
         }
+        // No process, or one that has ended meanwhile.
         let failed = |e| EngineError::wrap("look into the network of the pod", e);
-        let entered = pouch_netns::Netns::open(&netns).map_err(failed)?;
-        let text = entered.run_async(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
-        Ok(parse_counters(&text.await.map_err(failed)?.unwrap_or_default()))
+        let entered = pouch_netns::Netns::open(netns).map_err(failed)?;
+        let text = entered.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
+        Ok(PodNetworks::new(parse_counters(&text.map_err(failed)?.unwrap_or_default())))
     }
 }
 
@@ -86,12 +94,26 @@ fn slice_path(slice: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_interface_is_named_and_not_the_first() {
+        let text = "\n\n tunl0: 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n    lo: 5 0 0 0 0 0 0 0 5 0 0 0 0 0 0 0\n  \
+            eth0: 7 0 0 0 0 0 0 0 9 0 0 0 0 0 0 0\n  net1: 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0\n";
+        let networks = PodNetworks::new(parse_counters(text));
+        let (name, counters) = networks.default.unwrap();
+        assert_eq!((name.as_str(), counters.rx_bytes, counters.tx_bytes), ("eth0", 7, 9));
+        let others: Vec<&str> = networks.others.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(others, ["tunl0", "net1"]);
+        assert_eq!(PodNetworks::new(Vec::new()).default, None);
+    }
+
     #[test]
     fn slices_lie_in_slices() {
         assert_eq!(
-            super::slice_path("kubepods-burstable-pod1.slice"),
+            slice_path("kubepods-burstable-pod1.slice"),
             "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice"
         );
-        assert_eq!(super::slice_path("system.slice"), "/system.slice");
+        assert_eq!(slice_path("system.slice"), "/system.slice");
     }
 }
