@@ -150,7 +150,7 @@ fn containers_that_cannot_be_meant_are_refused() {
             assert_eq!(refused.code(), code, "{word}: {refused}");
             assert!(refused.message().contains(word), "{word}: {refused}");
         }
-        let refused = k.try_create("f", &pod, &k.container("c", WAITS)).unwrap_err();
+        let refused = k.try_create("nothing", &pod, &k.container("c", WAITS)).unwrap_err();
         assert_eq!(refused.code(), Code::NotFound);
         assert!(k.containers().is_empty());
         // A relative path is one below the root; a directory that is missing is made.
