@@ -106,6 +106,7 @@ pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(),
             crate::health::spawn(engine, &container, &spec, generation);
         }
     }
+    crate::pod::restore::resume(engine);
     // What is left is of containers that nobody knows any more.
     for (id, stray) in loaded {
         engine.tasks.spawn(async move {

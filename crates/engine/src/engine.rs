@@ -379,7 +379,7 @@ async fn listen(engine: Arc<Inner>, mut events: mpsc::Receiver<backend::Event>) 
                     Some(container) => {
                         crate::lifecycle::cleanup::reported(&container, status).await;
                     }
-                    None => crate::pod::process_ended(&engine, &container).await,
+                    None => crate::pod::process_ended(&engine, &container),
                 }
             }
             backend::Event::Exit { container, exec: Some(exec), status, .. } => {
@@ -395,7 +395,7 @@ async fn listen(engine: Arc<Inner>, mut events: mpsc::Receiver<backend::Event>) 
                         crate::lifecycle::cleanup::supervisor_lost(&container).await;
                     });
                 }
-                None => crate::pod::process_ended(&engine, &container).await,
+                None => crate::pod::process_ended(&engine, &container),
             },
         }
     }

@@ -50,6 +50,9 @@ pub(crate) struct Pods {
     index: RwLock<HashMap<ContainerId, Arc<Pod>>>,
     making: Arc<Flights<PodKey, ContainerId>>,
     creating: Arc<Flights<(ContainerId, String, u32), ContainerId>>,
+    /// Held by those who connect pods, and alone by who collects what belongs to none: its list must
+    /// not be older than an attachment.
+    networks: tokio::sync::RwLock<()>,
 }
 
 /// A pod's sandbox.
@@ -216,15 +219,24 @@ impl Engine {
 
 /// Takes the end of a pod's own process to its pod. What belongs to none is of a container that is
 /// gone.
-pub(crate) async fn process_ended(engine: &Arc<Inner>, id: &ContainerId) {
+pub(crate) fn process_ended(engine: &Arc<Inner>, id: &ContainerId) {
     let Some(pod) = engine.pods.get(id) else { return };
-    if pod.view().phase != PodPhase::Ready {
-        return;
-    }
-    tracing::warn!(pod.id = %id, "the process of the pod ended");
-    if let Err(error) = pod.step(engine, PodEvent::Lost).await {
-        tracing::debug!(pod.id = %id, error = error.text(), "already being removed");
-    }
+    let listening = Arc::clone(engine);
+    // Not waited for: who has the turn may wait for the next event.
+    engine.tasks.spawn(async move {
+        let engine = listening;
+        let _turn = pod.turn.lock().await;
+        if pod.view().phase != PodPhase::Ready {
+            return;
+        }
+        tracing::warn!(pod.id = %pod.id, "the process of the pod ended");
+        match pod.step(&engine, PodEvent::Lost).await {
+            Ok(()) => pod.announce(&engine, "die"),
+            Err(error) => {
+                tracing::error!(pod.id = %pod.id, error = error.text(), "cannot record a lost pod");
+            }
+        }
+    });
 }
 
 impl EngineConfig {

@@ -135,12 +135,12 @@ impl<'a, F: Fn(&ImageId) -> Vec<ImageUser>> Planner<'a, F> {
             other.name.domain() == reference.name.domain()
                 && other.name.path() == reference.name.path()
         };
-        let tagged = rest.iter().any(|other| same(other) && other.name.digest().is_none());
+        // A tag that only pods hold keeps none of Docker's digests.
+        let counts = |other: &Reference| force || other.owners.contains(Owner::Docker);
+        let tagged = rest.iter().any(|r| same(r) && r.name.digest().is_none() && counts(r));
         if reference.name.digest().is_none() && !tagged {
-            for other in rest.iter().filter(|other| same(other)) {
-                if force || other.owners.contains(Owner::Docker) {
-                    self.give_up(other);
-                }
+            for other in rest.iter().filter(|other| same(other) && counts(other)) {
+                self.give_up(other);
             }
         }
         Ok(self.names(&image.id.0).is_empty())
@@ -422,6 +422,14 @@ mod tests {
         let cri = disown(&catalog, catalog.get(&id(1)).unwrap(), Owner::Cri);
         assert!(cri.images.is_empty() && cri.removed.is_empty());
         assert!(cri.references[0].owners.contains(Owner::Docker));
+
+        let mut tag = name("s", 1);
+        tag.owners = tag.owners.with(Owner::Cri);
+        let digest = name(&format!("s@{}", id(9)), 1);
+        let catalog = Catalog::new(vec![record(1)], vec![tag, digest]);
+        let docker = plan(&catalog, "s", RemoveOptions::default()).unwrap();
+        assert_eq!(docker.removed.len(), 2, "the digest that came with the tag goes with it");
+        assert!(docker.images.is_empty());
 
         let mut pods = name("s", 1);
         pods.owners = Owners::default().with(Owner::Cri);

@@ -38,6 +38,8 @@ impl Census {
         }
         files(&places.dir.join("x"), &mut lines);
         files(&places.dir.join("d"), &mut lines);
+        // What networks hold for pods.
+        files(&places.dir.join("n"), &mut lines);
         if let Some(pid) = places.pid {
             descriptors(pid, &mut lines);
         }
@@ -57,11 +59,21 @@ impl Census {
         Self { lines: self.lines.iter().filter(of_kind).cloned().collect() }
     }
 
-    /// What came (`+`) and went (`-`) since `before`; empty when nothing did.
+    /// What came (`+`) and went (`-`) since `before`; empty when nothing did. Descriptors that went
+    /// are not told: one of the moment may have been open then.
     #[must_use]
     pub fn since(&self, before: &Self) -> String {
-        let came = self.lines.difference(&before.lines).map(|line| format!("+ {line}\n"));
-        let went = before.lines.difference(&self.lines).map(|line| format!("- {line}\n"));
+        let more = |line: &&String| match descriptor(line) {
+            Some((target, count)) => {
+                let known = before.lines.iter().filter_map(|l| descriptor(l));
+                known.filter(|(of, _)| *of == target).all(|(_, was)| was < count)
+            }
+            None => true,
+        };
+        let came = self.lines.difference(&before.lines).filter(more);
+        let came = came.map(|line| format!("+ {line}\n"));
+        let went = before.lines.difference(&self.lines).filter(|l| descriptor(l).is_none());
+        let went = went.map(|line| format!("- {line}\n"));
         came.chain(went).collect()
     }
 }
@@ -70,6 +82,12 @@ impl fmt::Display for Census {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
+}
+
+/// What a line of descriptors is about, and how many there are.
+fn descriptor(line: &str) -> Option<(&str, u32)> {
+    let (target, count) = line.strip_prefix("fd ")?.rsplit_once(" × ")?;
+    Some((target, count.parse().ok()?))
 }
 
 /// Mount points below a directory, the innermost last.

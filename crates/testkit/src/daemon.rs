@@ -14,6 +14,7 @@ use crate::census::{self, Census, Places};
 use crate::containerd::Containerd;
 use crate::host::Host;
 use crate::http::{Answer, Connection};
+use crate::kubelet::{self, Kubelet};
 use crate::live::Live;
 use crate::netns::Netns;
 use crate::outcome::Outcome;
@@ -41,6 +42,7 @@ pub struct Daemon {
     /// Where its programs are, when not those under test.
     programs: Option<PathBuf>,
     child: Option<Child>,
+    pods: bool,
     /// How often it was started.
     pub(crate) starts: u32,
 }
@@ -69,10 +71,16 @@ impl Daemon {
             Containerd::start_by(&binary, &["nsenter", &place, "--"])
         });
         let backend = if containerd.is_some() { Backend::Remote } else { Backend::Local };
-        let flags = host.flags;
+        let mut flags = host.flags;
+        let pods = host.pods;
+        if pods {
+            flags.extend(kubelet::prepare(dir.path()));
+            // As on each node, so that who wants it first does not matter.
+            netns.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap();
+        }
         let (programs, child, starts) = (None, None, 0);
         let mut daemon =
-            Self { dir, tag, netns, flags, containerd, backend, programs, child, starts };
+            Self { dir, tag, netns, flags, containerd, backend, programs, child, pods, starts };
         daemon.spawn(&[]);
         if !host.bare {
             daemon.import("busybox", crate::busybox(), &["CMD [\"sh\"]"]);
@@ -142,6 +150,28 @@ impl Daemon {
     pub(crate) fn warm_up(&self) {
         self.get("/info").is(200);
         self.docker(&["run", "--rm", "busybox", "true"]).check();
+        if self.pods {
+            self.kubelet().warm_up();
+        }
+    }
+
+    /// A client of the CRI, of a host [`Host::with_pods`].
+    #[must_use]
+    pub fn kubelet(&self) -> Kubelet {
+        Kubelet::new(self.dir.path())
+    }
+
+    /// Takes away what the networks of pods keep for the next pod, as on each node: their bridge
+    /// and the base of their rules.
+    pub(crate) fn forget_pod_network(&self) {
+        if !self.pods {
+            return;
+        }
+        let netns = &self.netns;
+        for words in [&["ip", "link", "delete", kubelet::BRIDGE][..], &["nft", "flush", "ruleset"]]
+        {
+            let _ = netns.command(words[0]).args(&words[1..]).stderr(Stdio::null()).status();
+        }
     }
 
     fn answers(&self) -> bool {
@@ -312,6 +342,7 @@ impl Daemon {
         for words in [&["ip", "link", "delete", &self.bridge()][..], &["nft", "flush", "ruleset"]] {
             let _ = netns.command(words[0]).args(&words[1..]).stderr(Stdio::null()).status();
         }
+        self.forget_pod_network();
         let _ = std::fs::remove_file(self.path("pid"));
     }
 
@@ -503,6 +534,9 @@ impl Daemon {
     pub fn clear(&mut self) {
         if !self.is_running() {
             self.spawn(&[]);
+        }
+        if self.pods {
+            self.kubelet().clear();
         }
         let ids = self.docker(&["ps", "-aq", "--no-trunc"]);
         let ids: Vec<&str> = ids.ok().split_whitespace().collect();

@@ -12,6 +12,7 @@ pub struct Host {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) bare: bool,
     pub(crate) on_containerd: bool,
+    pub(crate) pods: bool,
 }
 
 impl Host {
@@ -40,6 +41,13 @@ impl Host {
     #[must_use]
     pub fn on_containerd(mut self) -> Self {
         self.on_containerd = true;
+        self
+    }
+
+    /// Serves the CRI too, with a bridge for pods ([`Daemon::kubelet`]).
+    #[must_use]
+    pub fn with_pods(mut self) -> Self {
+        self.pods = true;
         self
     }
 
@@ -72,6 +80,7 @@ impl Host {
             }
             daemon.assert_nothing_since(&before);
             daemon.stop();
+            daemon.forget_pod_network();
             daemon.assert_gone();
             daemon.assert_no_shims();
         }));

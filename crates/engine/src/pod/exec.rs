@@ -9,8 +9,9 @@ use pouch_types::spec::Attach;
 use crate::view::ExecSpec;
 use crate::{Engine, EngineError, exec};
 
-/// Bytes kept of each stream; what comes beyond is read and dropped.
-const OUTPUT_MAX: usize = 16 << 20;
+/// Bytes kept of both streams together; what comes beyond is read and dropped. kubelet takes
+/// messages of 16 MiB, and what is around the output is one too.
+const OUTPUT_MAX: usize = (16 << 20) - 1024;
 /// After the command's end its output may still be under way; what a process that it left behind
 /// prints later is not its output.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -29,9 +30,9 @@ pub struct ExecSync {
 /// How it went.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExecOutput {
-    /// At most 16 MiB.
+    /// With the other one less than 16 MiB.
     pub stdout: Vec<u8>,
-    /// At most 16 MiB.
+    /// With the other one less than 16 MiB.
     pub stderr: Vec<u8>,
     /// 128 + n after signal n.
     pub exit_code: i32,
@@ -59,8 +60,9 @@ impl Engine {
             let stream = exec::start(&inner, &session, attach, None).await?;
             let mut output = ExecOutput::default();
             let keep = |fd: u8, bytes: &[u8]| {
+                let kept = output.stdout.len() + output.stderr.len();
                 let into = if fd == 2 { &mut output.stderr } else { &mut output.stdout };
-                let room = OUTPUT_MAX.saturating_sub(into.len()).min(bytes.len());
+                let room = OUTPUT_MAX.saturating_sub(kept).min(bytes.len());
                 into.extend_from_slice(&bytes[..room]);
             };
             let reading = async {

@@ -55,6 +55,7 @@ pub(super) async fn attach(engine: &Inner, record: &PodRecord) -> Result<Vec<IpA
         return Err(EngineError::new(ErrorKind::Unavailable, "no network is configured for pods"));
     };
     let attachment = attachment(record, netns)?;
+    let _not_collected = engine.pods.networks.read().await;
     let added = cni.add(&attachment).await;
     let added = added.map_err(|e| EngineError::wrap("connect the pod to its network", e))?;
     Ok(added.pod_ips().collect())
@@ -71,6 +72,7 @@ pub(super) async fn detach(engine: &Inner, record: &PodRecord) -> Result<(), Eng
 /// Gives back what networks hold for pods that are not there any more.
 pub(super) async fn collect(engine: &Inner) {
     let Some(cni) = &engine.cni else { return };
+    let _alone = engine.pods.networks.write().await;
     let held = engine.pods.all().into_iter().filter(|pod| pod.record().state.held);
     let valid: Vec<_> = held
         .map(|pod| ValidAttachment { id: pod.id.to_string(), ifname: INTERFACE.to_owned() })

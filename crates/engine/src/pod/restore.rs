@@ -80,23 +80,29 @@ async fn observe(engine: &Arc<Inner>, pod: &Arc<Pod>, found: Option<Loaded>) {
                 tracing::error!(pod.id = %pod.id, error = error.text(), "cannot record a lost pod");
             }
         }
-        PodPhase::Ready | PodPhase::NotReady | PodPhase::Gone => pod.publish(engine),
-        PodPhase::Making => {
-            let (engine, pod) = (Arc::clone(engine), Arc::clone(pod));
-            engine.clone().tasks.spawn(async move {
-                let _turn = pod.turn.lock().await;
-                stop::undo(&engine, &pod).await;
-            });
+        PodPhase::Ready
+        | PodPhase::NotReady
+        | PodPhase::Gone
+        | PodPhase::Making
+        | PodPhase::Removing => pod.publish(engine),
+    }
+}
+
+/// Undoes and finishes what an earlier daemon began, when the containers are known: a removal takes
+/// them along.
+pub(crate) fn resume(engine: &Arc<Inner>) {
+    for pod in engine.pods.all() {
+        if !matches!(pod.view().phase, PodPhase::Making | PodPhase::Removing) {
+            continue;
         }
-        PodPhase::Removing => {
-            let (engine, pod) = (Arc::clone(engine), Arc::clone(pod));
-            engine.clone().tasks.spawn(async move {
-                let _turn = pod.turn.lock().await;
-                if let Err(error) = stop::finish(&engine, &pod).await {
-                    tracing::error!(pod.id = %pod.id, error = error.text(), "a removal stays unfinished");
-                }
-            });
-        }
+        let engine = Arc::clone(engine);
+        engine.clone().tasks.spawn(async move {
+            let _turn = pod.turn.lock().await;
+            if let Err(error) = stop::complete(&engine, &pod).await {
+                let error = error.text();
+                tracing::error!(pod.id = %pod.id, error, "what a crash cut off stays unfinished");
+            }
+        });
     }
 }
 

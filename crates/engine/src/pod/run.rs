@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pouch_types::pod::PodSpec;
+use pouch_types::pod::{PodKey, PodSpec};
 use pouch_types::{ContainerId, ErrorKind};
 
 use super::record::PodRecord;
@@ -67,8 +67,20 @@ fn make_dir(dir: &Path) -> Result<(), EngineError> {
         .map_err(|e| EngineError::io(format!("create {}", dir.display()), e))
 }
 
+/// The pod of a key. One that an earlier daemon left half made or half removed is ended first, so
+/// that whoever asks again is not told to wait for it.
+async fn known(engine: &Arc<Inner>, key: &PodKey) -> Result<Option<Arc<Pod>>, EngineError> {
+    let find = || engine.pods.all().into_iter().find(|pod| pod.view().spec.key == *key);
+    let Some(found) = find() else { return Ok(None) };
+    if matches!(found.view().phase, PodPhase::Making | PodPhase::Removing) {
+        let _turn = found.turn.lock().await;
+        stop::complete(engine, &found).await?;
+    }
+    Ok(find())
+}
+
 async fn run(engine: Arc<Inner>, spec: PodSpec) -> Result<ContainerId, EngineError> {
-    if let Some(known) = engine.pods.all().into_iter().find(|pod| pod.view().spec.key == spec.key) {
+    if let Some(known) = known(&engine, &spec.key).await? {
         return match known.view().phase {
             PodPhase::Ready => Ok(known.id.clone()),
             PodPhase::Making | PodPhase::NotReady | PodPhase::Removing | PodPhase::Gone => {
@@ -101,6 +113,7 @@ async fn run(engine: Arc<Inner>, spec: PodSpec) -> Result<ContainerId, EngineErr
     let _turn = pod.turn.lock().await;
     match make(&engine, &pod).await {
         Ok(()) => {
+            pod.announce(&engine, "create");
             pod.announce(&engine, "start");
             Ok(id)
         }

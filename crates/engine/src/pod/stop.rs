@@ -10,7 +10,7 @@ use pouch_types::{Classified as _, ErrorKind};
 
 use super::record::PodRecord;
 use super::state::PodEvent;
-use super::{Pod, namespaces, network};
+use super::{Pod, PodPhase, namespaces, network};
 use crate::api::StopOptions;
 use crate::container::Container;
 use crate::container::actor::Volumes;
@@ -30,6 +30,10 @@ impl Engine {
         let engine = Arc::clone(&self.inner);
         self.detached(async move {
             let _turn = pod.turn.lock().await;
+            // It may have been removed while this call waited.
+            if engine.pods.get(&pod.id).is_none() {
+                return Ok(());
+            }
             stop(&engine, &pod).await
         })
         .await
@@ -138,10 +142,13 @@ async fn release(engine: &Arc<Inner>, pod: &Pod, record: &PodRecord) -> Result<(
         },
         network::detach(engine, record),
     );
+    if ended.is_ok() {
+        *pod.process() = None;
+        pod.publish(engine);
+    }
     // The namespaces go last: plugins look into that of the network.
     detached?;
     ended?;
-    *pod.process() = None;
     namespaces::remove(&engine.config, &record.id).await
 }
 
@@ -154,11 +161,25 @@ pub(super) async fn undo(engine: &Arc<Inner>, pod: &Arc<Pod>) {
         let _ = pod.step(engine, PodEvent::Lost).await;
         return;
     }
-    forget(engine, pod, PodEvent::Failed).await;
+    if let Err(error) = forget(engine, pod, PodEvent::Failed).await {
+        tracing::error!(pod.id = %pod.id, error = error.text(), "cannot forget a pod");
+        // Shown as not ready, so that somebody removes it.
+        let _ = pod.step(engine, PodEvent::Lost).await;
+    }
 }
 
-/// Ends a removal that an earlier daemon began.
-pub(super) async fn finish(engine: &Arc<Inner>, pod: &Arc<Pod>) -> Result<(), EngineError> {
+/// Undoes a making and ends a removal that an earlier daemon began. Only for who has the turn.
+pub(super) async fn complete(engine: &Arc<Inner>, pod: &Arc<Pod>) -> Result<(), EngineError> {
+    match pod.view().phase {
+        PodPhase::Making => undo(engine, pod).await,
+        PodPhase::Removing => finish(engine, pod).await?,
+        PodPhase::Ready | PodPhase::NotReady | PodPhase::Gone => {}
+    }
+    Ok(())
+}
+
+/// Stops and removes.
+async fn finish(engine: &Arc<Inner>, pod: &Arc<Pod>) -> Result<(), EngineError> {
     stop(engine, pod).await?;
     remove(engine, pod).await
 }
@@ -173,20 +194,16 @@ async fn remove(engine: &Arc<Inner>, pod: &Arc<Pod>) -> Result<(), EngineError> 
         ended?;
     }
     failpoint::hit("pod:containers-removed");
-    forget(engine, pod, PodEvent::Removed).await;
+    forget(engine, pod, PodEvent::Removed).await?;
     pod.announce(engine, "destroy");
     Ok(())
 }
 
 /// Deletes the row, and then what lies beside it.
-async fn forget(engine: &Arc<Inner>, pod: &Arc<Pod>, event: PodEvent) {
+async fn forget(engine: &Arc<Inner>, pod: &Arc<Pod>, event: PodEvent) -> Result<(), EngineError> {
     let id = pod.id.clone();
     let deleted = engine.store.write(move |tx| PodRecord::delete(tx, &id)).await;
-    if let Err(error) = deleted {
-        let error = pouch_types::error::chain(&error);
-        tracing::error!(pod.id = %pod.id, error, "cannot forget a pod");
-        return;
-    }
+    deleted.map_err(|e| EngineError::wrap("forget the pod", e))?;
     failpoint::hit("pod:forgotten");
     engine.pods.remove(&pod.id);
     {
@@ -203,4 +220,5 @@ async fn forget(engine: &Arc<Inner>, pod: &Arc<Pod>, event: PodEvent) {
     {
         tracing::error!(pod.id = %pod.id, %error, "cannot remove the pod's directory");
     }
+    Ok(())
 }
