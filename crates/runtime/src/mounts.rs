@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -162,12 +162,16 @@ pub(crate) fn new_filesystem<'a>(
         source: error.into(),
         message: format!("file system type {kind:?}"),
     })?;
-    let made = || {
+    let mut here = None;
+    let make = || {
         if let Some(source) = source {
             fsconfig_set_string(context.as_fd(), c"source", source)?;
         }
         for parameter in parameters {
             match parameter.split_once('=') {
+                Some(("lowerdir", layers)) if layers.len() > STRING_MAX => {
+                    here = set_layers(context.as_fd(), layers)?;
+                }
                 Some((name, value)) => fsconfig_set_string(context.as_fd(), name, value)?,
                 None => fsconfig_set_flag(context.as_fd(), parameter)?,
             }
@@ -177,7 +181,61 @@ pub(crate) fn new_filesystem<'a>(
         let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes).unwrap_or_default());
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
     };
-    made().map_err(|error| FilesystemError { source: error.into(), message: last_words(&context) })
+    let made = make();
+    let back = here.map_or(Ok(()), rustix::process::fchdir);
+    made.and_then(|made| back.map(|()| made))
+        .map_err(|error| FilesystemError { source: error.into(), message: last_words(&context) })
+}
+
+/// Bytes of a value that `fsconfig` takes (fs/fsopen.c); overlay's list of layers is often longer.
+const STRING_MAX: usize = 255;
+
+/// Gives overlay a long list of layers: relative to the directory that they have in common, or one
+/// by one, which takes Linux 6.7. For the former the working directory is another one until the file
+/// system is made, as older kernels look at the list only then; what is returned leads back. Whoever
+/// is here has no other threads.
+fn set_layers(context: BorrowedFd<'_>, list: &str) -> rustix::io::Result<Option<OwnedFd>> {
+    match relative(list).filter(|(_, short)| short.len() <= STRING_MAX) {
+        Some((base, short)) => {
+            let here = rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::process::chdir(base)?;
+            let set = fsconfig_set_string(context, "lowerdir", short);
+            set.or_else(|error| rustix::process::fchdir(&here).and(Err(error)))?;
+            Ok(Some(here))
+        }
+        None => {
+            let layers = layers(list);
+            layers.iter().try_for_each(|l| fsconfig_set_string(context, "lowerdir+", l))?;
+            Ok(None)
+        }
+    }
+}
+
+/// The paths of a list in which colons separate and a backslash escapes.
+fn layers(list: &str) -> Vec<String> {
+    let mut layers = vec![String::new()];
+    let mut rest = list.chars();
+    while let Some(c) = rest.next() {
+        match (c, layers.last_mut()) {
+            (':', _) => layers.push(String::new()),
+            ('\\', Some(last)) => last.extend(rest.next()),
+            (c, Some(last)) => last.push(c),
+            (_, None) => {}
+        }
+    }
+    layers
+}
+
+/// The deepest directory that all layers of a list are below, and the list from there.
+fn relative(list: &str) -> Option<(&str, String)> {
+    let all: Vec<&str> = list.split(':').collect();
+    // What is escaped stays so, which a directory to enter must not be.
+    let (first, others) = all.split_first().filter(|_| !list.contains('\\'))?;
+    let ends = first.match_indices('/').map(|(end, _)| end).rev();
+    let mut bases = ends.filter_map(|end| first.split_at_checked(end + 1)).map(|(base, _)| base);
+    let base = bases.find(|base| others.iter().all(|layer| layer.starts_with(base)))?;
+    let short: Vec<&str> = all.iter().filter_map(|layer| layer.strip_prefix(base)).collect();
+    Some((base, short.join(":")))
 }
 
 /// What the kernel logged to a file system context: one message for each read, after a letter for
@@ -195,6 +253,43 @@ fn last_words(context: &OwnedFd) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_are_told_apart_and_shortened() {
+        assert_eq!(layers("/a/1:/a/2"), ["/a/1", "/a/2"]);
+        assert_eq!(layers(r"/a\:b:/c\\d"), ["/a:b", r"/c\d"]);
+        let list = "/s/snapshots/12/fs:/s/snapshots/13/fs:/s/snapshots/1/fs";
+        assert_eq!(relative(list), Some(("/s/snapshots/", "12/fs:13/fs:1/fs".to_owned())));
+        assert_eq!(relative("/a/x:/b/x"), Some(("/", "a/x:b/x".to_owned())));
+        assert_eq!(relative("a:b"), None);
+    }
+
+    #[test]
+    fn an_overlay_has_more_layers_than_a_string_names() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: mounting needs root");
+            return;
+        }
+        let here = std::env::current_dir().unwrap();
+        // Together too long; without what they share as well, or not.
+        for (shared, own) in [(1, 20), (20, 1)] {
+            let top = tempfile::tempdir().unwrap();
+            let shared = top.path().join("layer".repeat(shared));
+            let name = |n: u32| shared.join(format!("{}{n}", "layer".repeat(own)));
+            for n in 0..8 {
+                std::fs::create_dir_all(name(n)).unwrap();
+                std::fs::write(name(n).join(n.to_string()), "x").unwrap();
+            }
+            let all: Vec<_> = (0..8).map(|n| name(n).display().to_string()).collect();
+            let parameter = format!("lowerdir={}", all.join(":"));
+            let made = new_filesystem("overlay", Some("overlay"), [parameter.as_str()], RDONLY);
+            let made = made.unwrap();
+            for n in 0..8 {
+                rustix::fs::statat(&made, n.to_string(), rustix::fs::AtFlags::empty()).unwrap();
+            }
+            assert_eq!(std::env::current_dir().unwrap(), here);
+        }
+    }
 
     #[test]
     fn the_kernel_says_what_it_does_not_know() {
