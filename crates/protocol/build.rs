@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 
 /// Files of messages.
-const MESSAGES: [&str; 9] = [
+const MESSAGES: [&str; 10] = [
     "bootstrap",
+    "introspection",
     "types",
     "task_types",
     "task",

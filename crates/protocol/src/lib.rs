@@ -76,6 +76,15 @@ pub mod events_ttrpc {
     pub use crate::generated::events_service_ttrpc::*;
 }
 
+/// What a shim tells about itself.
+pub mod introspection {
+    pub use crate::generated::introspection::*;
+
+    /// Type of [`RuntimeInfo::features`], as containerd's clients know it.
+    pub const FEATURES: &str =
+        "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
+}
+
 /// What containerd 2.3 and later exchange with a shim that they start.
 pub mod bootstrap {
     pub use crate::generated::bootstrap::*;
