@@ -104,7 +104,9 @@ fn swap(stats: &pouch_cgroup::Stats, at: i64) -> Option<cri::SwapUsage> {
     })
 }
 
-fn network(networks: &PodNetworks, at: i64) -> cri::NetworkUsage {
+/// Without a first interface, as on the node's network or when the pod has ended, there is nothing to
+/// tell: kubelet (1.37) reads that of whatever it is given, and crashes without one.
+fn network(networks: &PodNetworks, at: i64) -> Option<cri::NetworkUsage> {
     let interface = |(name, counters): &(String, NetworkCounters)| cri::NetworkInterfaceUsage {
         name: name.clone(),
         rx_bytes: value(counters.rx_bytes),
@@ -112,11 +114,11 @@ fn network(networks: &PodNetworks, at: i64) -> cri::NetworkUsage {
         tx_bytes: value(counters.tx_bytes),
         tx_errors: value(counters.tx_errors),
     };
-    cri::NetworkUsage {
+    Some(cri::NetworkUsage {
         timestamp: at,
-        default_interface: networks.default.as_ref().map(interface),
+        default_interface: Some(networks.default.as_ref().map(interface)?),
         interfaces: networks.others.iter().map(interface).collect(),
-    }
+    })
 }
 
 /// What containers use together: a pod without a group of its own is that.
@@ -251,7 +253,7 @@ impl Api {
         let linux = cri::LinuxPodSandboxStats {
             cpu: Some(cpu(total, rate, psi(pressure.cpu.as_ref()), at)),
             memory: Some(memory(used, psi(pressure.memory.as_ref()), at)),
-            network: Some(network(&read.networks, now)),
+            network: network(&read.networks, now),
             process: Some(cri::ProcessUsage { timestamp: at, process_count: value(processes) }),
             containers,
             io: stats.and_then(|stats| io(stats, at)),
@@ -267,6 +269,17 @@ impl Api {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_that_is_told_has_a_first_interface() {
+        let of = |name: &str| (name.to_owned(), pouch_engine::NetworkCounters::default());
+        let mut networks = PodNetworks { others: vec![of("eth1")], ..PodNetworks::default() };
+        assert_eq!(network(&networks, 1), None);
+        networks.default = Some(of("eth0"));
+        let told = network(&networks, 1).unwrap();
+        assert_eq!(told.default_interface.unwrap().name, "eth0");
+        assert_eq!(told.interfaces.len(), 1);
+    }
 
     #[test]
     fn swap_of_v1_is_what_memory_is_not() {
