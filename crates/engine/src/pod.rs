@@ -130,12 +130,8 @@ impl Pod {
     }
 
     /// What its containers join.
-    pub(crate) fn namespaces(
-        &self,
-        config: &EngineConfig,
-    ) -> Result<pouch_oci::ResolvedNamespaces, EngineError> {
-        let pid = self.process().as_ref().map(|process| format!("/proc/{}/ns/pid", process.pid()));
-        Ok(namespaces::Pins::of(config, &self.record()).resolved(pid))
+    pub(crate) fn namespaces(&self, config: &EngineConfig) -> pouch_oci::ResolvedNamespaces {
+        namespaces::Pins::of(config, &self.record()).resolved()
     }
 
     /// Takes a step: the row first, then what readers see.
@@ -145,8 +141,11 @@ impl Pod {
         self.replace(engine, record).await
     }
 
-    /// Puts a record in the place of the one that is.
+    /// Puts a record in the place of the one that is; of a pod that is gone there is none.
     async fn replace(&self, engine: &Inner, record: PodRecord) -> Result<(), EngineError> {
+        if self.record().state.phase == PodPhase::Gone {
+            return Err(no_such_pod(self.id.as_str()));
+        }
         if record != *self.record() {
             let row = record.clone();
             engine.store.write(move |tx| row.put(tx)).await?;

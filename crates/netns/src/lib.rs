@@ -30,7 +30,7 @@ use rustix::fs::{Mode, OFlags};
 pub use error::NetnsError;
 pub use loopback::up as raise_loopback;
 pub use pin::{list, remove};
-pub use pod::{IdMap, IdMaps, Pinned, Pod, remove_pod};
+pub use pod::{IdMap, IdMaps, Pinned, Pod, pin_pid, remove_pod};
 
 /// Whether interfaces of a new namespace speak IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The namespaces that the containers of a pod share, kept without a process.
 //!
 //! All of them are made at once, on a thread that ends afterwards, and pinned to files of one
-//! directory: `net`, `ipc`, `uts`, and `user` above them. Beside them, `shm` is the shared memory
+//! directory: `net`, `ipc`, `uts`, and `user` above them. The namespace of processes is made by its
+//! first process and pinned beside them later, as `pid` ([`pin_pid`]). Beside them, `shm` is the shared memory
 //! that belongs to the IPC namespace: a tmpfs that each container gets as its `/dev/shm`. The
 //! directory belongs below what a reboot clears. What a crash left of an unfinished one is removed
 //! before it is made again; [`remove_pod`] takes any state of it.
@@ -22,6 +23,8 @@ use crate::{Ipv6, NetnsError, loopback, pin, thread, user};
 
 /// Directories of containers in `shm` have nothing above them.
 const SHM: &str = "shm";
+/// Pin of the namespace of processes.
+const PID: &str = "pid";
 
 /// One piece of a mapping: `size` ids from `container` on are those from `host` on outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,8 @@ pub struct Pinned {
     pub uts: Option<PathBuf>,
     /// As `net`.
     pub user: Option<PathBuf>,
+    /// As `net`, once it was added by [`pin_pid`].
+    pub pid: Option<PathBuf>,
     /// To be bound to `/dev/shm`.
     pub shm: Option<PathBuf>,
 }
@@ -178,6 +183,7 @@ impl Pod {
             ipc: self.ipc.map(|_| dir.join("ipc")),
             uts: self.uts.as_ref().map(|_| dir.join("uts")),
             user: self.user.as_ref().map(|_| dir.join(user::NAME)),
+            pid: None,
             shm: self.ipc.map(|_| dir.join(SHM)),
         }
     }
@@ -229,9 +235,28 @@ impl Pinned {
             ipc: found("ipc")?,
             uts: found("uts")?,
             user: found(user::NAME)?,
+            pid: found(PID)?,
             shm: shm.is_dir().then_some(shm),
         })
     }
+}
+
+/// Pins the namespace of processes that `pid` is in beside what a [`Pod`] has in `dir`, and gives its
+/// path. Whoever joins it by that path never meets a later process with the same number: without
+/// its first process a namespace takes no others.
+///
+/// # Errors
+/// [`NetnsError::Exists`] when there is one; [`NetnsError::Io`], also when `pid` has ended.
+pub fn pin_pid(dir: &Path, pid: u32) -> Result<PathBuf, NetnsError> {
+    let path = dir.join(PID);
+    pin::touch(&path)?;
+    let pinned = mount_bind(format!("/proc/{pid}/ns/pid"), &path);
+    if pinned.is_err() {
+        // The first error is the one to tell.
+        let _ = pin::remove(&path);
+    }
+    pinned.map_err(NetnsError::io("pin", &path))?;
+    Ok(path)
 }
 
 /// Removes what is pinned in `dir`, and `dir`; what processes still use goes with them. Whatever
@@ -244,6 +269,7 @@ pub fn remove_pod(dir: &Path) -> Result<(), NetnsError> {
         pin::remove(&dir.join(name))?;
     }
     pin::remove(&dir.join(user::NAME))?;
+    pin::remove(&dir.join(PID))?;
     let shm = dir.join(SHM);
     loop {
         match unmount(&shm, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {

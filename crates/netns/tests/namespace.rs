@@ -4,9 +4,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
-use pouch_netns::{IdMap, IdMaps, Ipv6, Netns, NetnsError, Pinned, Pod, list, remove, remove_pod};
+use pouch_netns::{
+    IdMap, IdMaps, Ipv6, Netns, NetnsError, Pinned, Pod, list, pin_pid, remove, remove_pod,
+};
 
 fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -257,4 +260,54 @@ fn pods_are_made_side_by_side() {
         }
     });
     assert_gone(directory.path());
+}
+
+#[test]
+fn a_namespace_of_processes_stays_itself_when_its_first_process_has_ended() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path().join("pod");
+    let mut first = Command::new("unshare")
+        .args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            "echo up; exec sleep 600",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(first.stdout.as_mut().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", first.id());
+    let pid: u32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    let path = pin_pid(&dir, pid).unwrap();
+    assert!(matches!(pin_pid(&dir, pid), Err(NetnsError::Exists { .. })));
+    assert_eq!(Pinned::find(&dir).unwrap().pid.as_ref(), Some(&path));
+    let joins = || {
+        let inside = ["-c", "test $$ != 1 && exit 7"];
+        let path = format!("--pid={}", path.display());
+        Command::new("nsenter").args([&path, "sh"]).args(inside).status().unwrap().code()
+    };
+    assert_eq!(joins(), Some(7));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let deadline = Instant::now() + std::time::Duration::from_secs(30);
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(Instant::now() < deadline, "the first process ends with its parent");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_ne!(joins(), Some(7), "nothing runs in it any more");
+    remove_pod(&dir).unwrap();
+    assert_gone(directory.path());
+    assert!(pin_pid(&dir, pid).is_err());
 }

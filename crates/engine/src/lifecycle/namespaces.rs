@@ -117,7 +117,7 @@ fn of_pod(engine: &Inner, spec: &ContainerSpec) -> Result<ResolvedNamespaces, En
     let member = spec.pod.as_ref().ok_or_else(|| {
         EngineError::new(ErrorKind::Internal, "a namespace of a pod without the pod")
     })?;
-    crate::pod::container::ready(engine, &member.pod)?.namespaces(&engine.config)
+    Ok(crate::pod::container::ready(engine, &member.pod)?.namespaces(&engine.config))
 }
 
 /// All namespaces of this run, as paths. Makes the shared memory of a shareable container.

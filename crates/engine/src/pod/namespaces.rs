@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pouch_oci::spec::IdMapping;
 use pouch_oci::{IdMaps, NetworkNamespace, ResolvedNamespaces};
-use pouch_types::pod::{IdRange, Scope, UserScope};
+use pouch_types::pod::{IdRange, PidScope, Scope, UserScope};
 use pouch_types::{ContainerId, ErrorKind};
 
 use super::record::PodRecord;
@@ -19,6 +19,8 @@ pub(crate) struct Pins {
     pub(crate) uts: Option<PathBuf>,
     pub(crate) ipc: Option<PathBuf>,
     pub(crate) shm: Option<PathBuf>,
+    /// There once the pod's own process runs.
+    pub(crate) pid: Option<PathBuf>,
     /// With its ids.
     pub(crate) user: Option<(PathBuf, UserScope)>,
 }
@@ -33,17 +35,17 @@ impl Pins {
             uts: own(spaces.network, "uts"),
             ipc: own(spaces.ipc, "ipc"),
             shm: own(spaces.ipc, "shm"),
+            pid: (spaces.pid == PidScope::Pod).then(|| dir.join("pid")),
             user: spaces.user.clone().map(|ids| (dir.join("user"), ids)),
         }
     }
 
-    /// For the specification of one of the pod's containers; `pid` is the path of the namespace of
-    /// processes that it joins.
-    pub(crate) fn resolved(&self, pid: Option<String>) -> ResolvedNamespaces {
+    /// For the specification of one of the pod's containers.
+    pub(crate) fn resolved(&self) -> ResolvedNamespaces {
         let text = |path: &Option<PathBuf>| path.as_ref().map(|p| p.to_string_lossy().into_owned());
         ResolvedNamespaces {
             network: text(&self.net).map_or(NetworkNamespace::Host, NetworkNamespace::Joined),
-            pid,
+            pid: text(&self.pid),
             ipc: text(&self.ipc),
             uts: text(&self.uts),
             shm: text(&self.shm),
@@ -134,9 +136,10 @@ pub(super) fn stand(config: &EngineConfig, record: &PodRecord) -> bool {
                 && wanted.uts == found.uts
                 && wanted.ipc == found.ipc
                 && user == found.user
+                && wanted.pid == found.pid
         }
         // A pod on the node's namespaces has none.
-        Err(_) => wanted.net.is_none() && wanted.ipc.is_none(),
+        Err(_) => wanted.net.is_none() && wanted.ipc.is_none() && wanted.pid.is_none(),
     }
 }
 

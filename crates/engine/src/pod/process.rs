@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use pouch_containerd as backend;
 use pouch_oci::{
-    Access, BuildContext, HostDevices, ResolvedKind, ResolvedMount, ResolvedUser, SourcePropagation,
+    Access, BuildContext, HostDevices, ResolvedKind, ResolvedMount, ResolvedNamespaces,
+    ResolvedUser, SourcePropagation,
 };
 use pouch_types::ErrorKind;
 use pouch_types::pod::{PidScope, Scope};
@@ -86,8 +87,11 @@ pub(super) async fn start(
     let container = container.map_err(|e| EngineError::wrap(doing, e))?;
     let stdio = backend::Stdio { terminal: backend::Terminal::No, stdin: backend::Stdin::Null };
     let started = async {
-        let task = container.new_task(stdio).await?;
-        task.start().await
+        let task = container.new_task(stdio).await.map_err(|e| EngineError::wrap(doing, e))?;
+        let pid = task.start().await.map_err(|e| EngineError::wrap(doing, e))?;
+        let pinned = pouch_netns::pin_pid(&engine.config.pod_state_dir(&record.id), pid);
+        pinned.map_err(|e| EngineError::wrap("pin the processes of the pod", e))?;
+        Ok(pid)
     };
     match started.await {
         Ok(pid) => Ok(Some(Handle::new(container, pid))),
@@ -96,7 +100,7 @@ pub(super) async fn start(
                 let error = pouch_types::error::chain(&error);
                 tracing::error!(pod.id = %record.id, error, "undo of a pod's process");
             }
-            Err(EngineError::wrap(doing, error))
+            Err(error)
         }
     }
 }
@@ -174,7 +178,8 @@ fn oci(engine: &Inner, record: &PodRecord, spec: &ContainerSpec) -> Result<Vec<u
         hostname: "",
         environment: &[],
         mounts: &[program],
-        namespaces: &pins.resolved(None),
+        // It makes the one that the others join.
+        namespaces: &ResolvedNamespaces { pid: None, ..pins.resolved() },
         init_path: None,
         selinux: None,
         defaults: &lifecycle::defaults(engine),

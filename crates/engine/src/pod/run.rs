@@ -109,8 +109,9 @@ async fn run(engine: Arc<Inner>, spec: PodSpec) -> Result<ContainerId, EngineErr
         .map_err(|e| EngineError::wrap("record the pod", e))?;
     failpoint::hit("pod:recorded");
     let pod = Pod::new(&engine.config, record);
-    engine.pods.insert(Arc::clone(&pod));
+    // Before anybody finds it.
     let _turn = pod.turn.lock().await;
+    engine.pods.insert(Arc::clone(&pod));
     match make(&engine, &pod).await {
         Ok(()) => {
             pod.announce(&engine, "create");
