@@ -20,6 +20,7 @@ pub(crate) struct FileConfig {
     pub(crate) backend: Option<Backend>,
     pub(crate) bip: Option<String>,
     pub(crate) bridge: Option<String>,
+    pub(crate) cdi_spec_dirs: Option<Vec<PathBuf>>,
     pub(crate) cgroup_parent: Option<String>,
     pub(crate) containerd: Option<PathBuf>,
     pub(crate) containerd_connections: Option<std::num::NonZeroUsize>,

@@ -134,6 +134,7 @@ impl Settings {
         if let Some(ip) = args.ip.or(file.ip) {
             network.default_host_ip = ip;
         }
+        let cdi_spec_dirs = cdi_spec_dirs(file.cdi_spec_dirs)?;
         let seccomp_profile = file.seccomp_profile.as_deref().map(read_profile).transpose()?;
         let metrics = args.metrics_addr.or(file.metrics_addr);
         let metrics = metrics
@@ -163,6 +164,7 @@ impl Settings {
             init: args.init || file.init.unwrap_or(false),
             no_new_privileges: file.no_new_privileges.unwrap_or(false),
             seccomp_profile,
+            cdi_spec_dirs,
             dns: if args.dns.is_empty() { file.dns.unwrap_or_default() } else { args.dns },
             dns_search: or(args.dns_search, file.dns_search),
             dns_options: or(args.dns_opts, file.dns_opts),
@@ -277,6 +279,18 @@ fn registry(args: &Args, file: &FileConfig) -> Result<RegistryConfig, ConfigErro
         config.validate().map_err(wrong)?;
     }
     Ok(config)
+}
+
+/// Directories of CDI files. One that is empty switches them off, as dockerd has it.
+fn cdi_spec_dirs(dirs: Option<Vec<PathBuf>>) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut dirs = dirs.unwrap_or_else(|| pouch_cdi::DEFAULT_DIRS.map(PathBuf::from).to_vec());
+    if dirs.len() == 1 {
+        dirs.retain(|dir| !dir.as_os_str().is_empty());
+    }
+    match dirs.iter().find(|dir| !dir.is_absolute()) {
+        Some(dir) => refuse(format!("cdi-spec-dirs: {:?} is not an absolute path", dir.display())),
+        None => Ok(dirs),
+    }
 }
 
 fn runtimes(

@@ -42,6 +42,8 @@ pub struct EngineConfig {
     pub no_new_privileges: bool,
     /// Seccomp profile for containers that name none, in Docker's JSON format; `None` is ours.
     pub seccomp_profile: Option<String>,
+    /// Directories of CDI files, the last wins; none is no such devices.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// DNS servers, search domains and options for containers that name none.
     pub dns: Vec<IpAddr>,
     /// As `dns`.

@@ -85,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) pods: crate::pod::Pods,
     /// Networks of pods; `None` where no pods are served.
     pub(crate) cni: Option<pouch_cni::Cni>,
+    /// Devices of vendors.
+    pub(crate) cdi: Arc<pouch_cdi::Registry>,
     pub(crate) cgroups: Arc<Layout>,
     pub(crate) support: pouch_cgroup::Support,
     pub(crate) host: pouch_oci::HostFeatures,
@@ -112,6 +114,7 @@ impl Engine {
             .map_err(|e| EngineError::io("read the boot id", e))?
             .trim()
             .to_owned();
+        let cdi = Arc::new(pouch_cdi::Registry::new(config.cdi_spec_dirs.clone()));
         let inner = Arc::new(Inner {
             config,
             store: seams.store,
@@ -125,6 +128,7 @@ impl Engine {
             execs: exec::Execs::default(),
             pods: crate::pod::Pods::default(),
             cni: seams.cni,
+            cdi,
             support: cgroups.support(),
             cgroups,
             host,

@@ -122,6 +122,7 @@ async fn open(dir: &Path) -> Engine {
         init: false,
         no_new_privileges: false,
         seccomp_profile: None,
+        cdi_spec_dirs: Vec::new(),
         dns: Vec::new(),
         dns_search: Vec::new(),
         dns_options: Vec::new(),

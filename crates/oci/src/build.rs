@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pouch_types::spec::{CgroupnsMode, ContainerSpec, IpcMode, PidMode, UtsMode};
 
 use crate::capability;
+use crate::cdi;
 use crate::context::{BuildContext, CgroupDriver, Defaults, NetworkNamespace};
 use crate::device;
 use crate::error::SpecError;
@@ -15,7 +16,7 @@ use crate::process;
 use crate::resources;
 use crate::security;
 use crate::spec::{
-    ConsoleSize, Linux, Mount, Namespace, NamespaceKind, OCI_VERSION, Process, Root, Spec,
+    ConsoleSize, Hooks, Linux, Mount, Namespace, NamespaceKind, OCI_VERSION, Process, Root, Spec,
 };
 use crate::sysctl;
 
@@ -65,9 +66,6 @@ pub fn build(context: &BuildContext<'_>) -> Result<Built, SpecError> {
         mounts.list.push(init);
     }
     let devices = device::resolve(spec, context.devices)?;
-    if !spec.resources.cdi_devices.is_empty() {
-        return Err(SpecError::unsupported("HostConfig.DeviceRequests", "CDI devices"));
-    }
     let (selinux_label, mount_label) = security::selinux(context)?;
     let own_uts = spec.namespaces.uts == UtsMode::Private;
     process::check_name("Config.Hostname", context.hostname)?;
@@ -110,16 +108,18 @@ pub fn build(context: &BuildContext<'_>) -> Result<Built, SpecError> {
         oom_score_adj: Some(resources::oom_score_adj(&spec.resources, host, &mut warnings)?),
         selinux_label,
     };
-    let spec = Spec {
+    let mut built = Spec {
         oci_version: OCI_VERSION.to_owned(),
         process,
         root: Root { path: context.rootfs.to_owned(), readonly: spec.read_only_rootfs },
         hostname: if own_uts { context.hostname.to_owned() } else { String::new() },
         mounts: mounts.list,
+        hooks: Hooks::default(),
         annotations: annotations(spec, defaults, &mut warnings)?,
         linux,
     };
-    Ok(Built { spec, warnings })
+    cdi::apply(context, &mut built)?;
+    Ok(Built { spec: built, warnings })
 }
 
 /// Annotations for the runtime. Those that tell a shim which containers belong together, in

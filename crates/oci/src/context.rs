@@ -1,5 +1,6 @@
 //! What the engine has resolved before a specification can be built.
 
+use pouch_cdi::Edits;
 use pouch_types::ContainerId;
 use pouch_types::spec::{ContainerSpec, Propagation, ReadOnlyRecursion, Ulimit};
 
@@ -38,6 +39,8 @@ pub struct BuildContext<'a> {
     pub host: &'a HostFeatures,
     /// The machine's device nodes.
     pub devices: &'a dyn DeviceSource,
+    /// What the CDI devices of the specification change; `None` refuses such devices.
+    pub cdi: Option<&'a Edits>,
 }
 
 /// A mount whose source exists on the host.

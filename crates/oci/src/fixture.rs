@@ -20,6 +20,7 @@ pub(crate) struct Fixture {
     pub(crate) namespaces: ResolvedNamespaces,
     pub(crate) defaults: Defaults,
     pub(crate) host: HostFeatures,
+    pub(crate) cdi: Option<pouch_cdi::Edits>,
 }
 
 impl Fixture {
@@ -28,6 +29,7 @@ impl Fixture {
         let mut spec = ContainerSpec::default();
         spec.process.cmd = Some(vec!["sh".to_owned()]);
         Self {
+            cdi: None,
             id: "0123456789abcdef".repeat(4).parse().unwrap(),
             spec,
             user: ResolvedUser {
@@ -75,6 +77,7 @@ impl Fixture {
             defaults: &self.defaults,
             host: &self.host,
             devices: &FakeDevices,
+            cdi: self.cdi.as_ref(),
         })
     }
 }

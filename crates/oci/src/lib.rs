@@ -17,6 +17,7 @@
 
 mod build;
 mod capability;
+mod cdi;
 pub mod context;
 pub mod device;
 pub mod error;

@@ -264,7 +264,7 @@ pub(crate) fn check_destination(field: &'static str, path: &str) -> Result<(), S
     Ok(())
 }
 
-fn depth(path: &str) -> usize {
+pub(crate) fn depth(path: &str) -> usize {
     path.trim_end_matches('/').matches('/').count()
 }
 

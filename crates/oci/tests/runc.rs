@@ -64,6 +64,7 @@ fn run(number: u8, script: &str, change: impl FnOnce(&mut ContainerSpec)) -> Opt
         defaults: &defaults,
         host: &host,
         devices: &HostDevices,
+        cdi: None,
     })
     .unwrap();
     std::fs::write(

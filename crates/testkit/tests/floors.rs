@@ -10,6 +10,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (
         20,
         &[
+            "cdi",
             "registry",
             "containerd-grpc",
             "cri-grpc",
@@ -17,14 +18,13 @@ const FLOORS: &[(u8, &[&str])] = &[
             "cgroup",
             "heap",
             "netns",
-            "oci",
             "sealed-exe",
             "protocol",
             "docker-types",
             "logfile",
         ],
     ),
-    (21, &["client", "runtime"]),
+    (21, &["client", "oci", "runtime"]),
     (30, &["snapshot", "network"]),
     (31, &["containerd", "image", "shim-core", "volume", "cni"]),
     (32, &["containerd-images"]),

@@ -251,7 +251,7 @@ fn write_info(api: &Api, facts: system::Info) -> Info {
         product_license: String::new(),
         default_address_pools: Vec::new(),
         firewall_backend: None,
-        cdi_spec_dirs: Vec::new(),
+        cdi_spec_dirs: config.cdi_spec_dirs.iter().map(|dir| dir.display().to_string()).collect(),
         containerd: api.engine.backend().status.remote.map(|remote| ContainerdInfo {
             address: remote.socket.display().to_string(),
             namespaces: ContainerdNamespaces {

@@ -77,7 +77,8 @@ pub(crate) async fn create(
 
     let id = ContainerId::random()
         .map_err(|e| EngineError::new(ErrorKind::Internal, format!("no random bytes: {e}")))?;
-    warnings.extend(rehearse(&engine, &id, &spec)?);
+    let cdi = super::cdi::resolve(&engine, &spec).await?;
+    warnings.extend(rehearse(&engine, &id, &spec, &cdi)?);
     let layers: Vec<_> = image.diff_ids().copied().collect();
     failpoint::hit("create:before-snapshot");
     let mut files = Vec::new();
@@ -277,6 +278,7 @@ fn rehearse(
     engine: &Inner,
     id: &ContainerId,
     spec: &ContainerSpec,
+    cdi: &pouch_cdi::Edits,
 ) -> Result<Vec<String>, EngineError> {
     let built = pouch_oci::build(&BuildContext {
         id,
@@ -292,6 +294,7 @@ fn rehearse(
         defaults: &super::start::defaults(engine),
         host: &engine.host,
         devices: &HostDevices,
+        cdi: Some(cdi),
     });
     built.map(|built| built.warnings).map_err(|error| {
         let kind = error.kind();

@@ -67,11 +67,18 @@ async fn run(
     let hostname = hostname(engine, record);
     let user = resolve_user(engine, record).await?;
     let mounts = super::mounts::for_start(engine, container, record).await?;
+    let cdi = super::cdi::resolve(engine, spec).await?;
     let oci = build(
         engine,
         container,
         record,
-        Resolved { user: &user, hostname: &hostname, mounts: &mounts, namespaces: &namespaces },
+        Resolved {
+            user: &user,
+            hostname: &hostname,
+            mounts: &mounts,
+            namespaces: &namespaces,
+            cdi: &cdi,
+        },
     )?;
     failpoint::hit("start:before-backend");
     // An exit file of an earlier run would be a lie about this one if its generation were lost.
@@ -137,6 +144,7 @@ struct Resolved<'a> {
     hostname: &'a str,
     mounts: &'a [pouch_oci::ResolvedMount],
     namespaces: &'a pouch_oci::ResolvedNamespaces,
+    cdi: &'a pouch_cdi::Edits,
 }
 
 /// Builds the OCI specification, keeps it for execs and gives its JSON.
@@ -162,6 +170,7 @@ fn build(
         defaults: &defaults(engine),
         host: &engine.host,
         devices: &HostDevices,
+        cdi: Some(resolved.cdi),
     };
     let built = pouch_oci::build(&context)
         .map_err(|e| EngineError::wrap("the container cannot be made as asked", e))?;

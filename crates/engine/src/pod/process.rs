@@ -185,6 +185,7 @@ fn oci(engine: &Inner, record: &PodRecord, spec: &ContainerSpec) -> Result<Vec<u
         defaults: &lifecycle::defaults(engine),
         host: &engine.host,
         devices: &HostDevices,
+        cdi: None,
     })
     .map_err(|e| EngineError::wrap("the pod cannot be made as asked", e))?
     .spec;

@@ -6,6 +6,7 @@ mod archives;
 mod attach;
 mod bad_images;
 mod bad_input;
+mod cdi;
 mod cli;
 mod cli_images;
 mod cli_login;
