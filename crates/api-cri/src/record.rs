@@ -14,7 +14,10 @@ const UNIMPLEMENTED: &str = "runtime.v1 unimplemented";
 /// Takes measurements: the call as `runtime.v1.RuntimeService/Version`, gRPC's code of its answer,
 /// and the time until its answer began (a stream goes on after that).
 #[derive(Clone)]
-pub struct Recorder(Arc<dyn Fn(&str, u16, Duration) + Send + Sync>);
+pub struct Recorder(Arc<Record>);
+
+/// What is told of each call: its name, its gRPC code, how long it took.
+type Record = dyn Fn(&str, u16, Duration) + Send + Sync;
 
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_network_that_is_told_has_a_first_interface() {
-        let of = |name: &str| (name.to_owned(), pouch_engine::NetworkCounters::default());
+        let of = |name: &str| (name.to_owned(), NetworkCounters::default());
         let mut networks = PodNetworks { others: vec![of("eth1")], ..PodNetworks::default() };
         assert_eq!(network(&networks, 1), None);
         networks.default = Some(of("eth0"));

@@ -118,7 +118,7 @@ fn user_maps() -> IdMaps {
 
 /// What `script` prints in what is pinned.
 fn inside(pinned: &Pinned, script: &str) -> String {
-    let mut command = std::process::Command::new("nsenter");
+    let mut command = Command::new("nsenter");
     let kinds = [("user", &pinned.user), ("net", &pinned.net), ("ipc", &pinned.ipc)];
     for (kind, path) in kinds.into_iter().chain([("uts", &pinned.uts)]) {
         if let Some(path) = path {

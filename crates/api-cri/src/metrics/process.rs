@@ -93,7 +93,7 @@ impl Processes {
 
 /// Each thread is a directory.
 fn threads(dir: &Path) -> u64 {
-    rustix::fs::stat(dir.join("task")).map_or(0, |stat| (stat.st_nlink as u64).saturating_sub(2))
+    rustix::fs::stat(dir.join("task")).map_or(0, |stat| stat.st_nlink.saturating_sub(2))
 }
 
 /// Descriptors, and sockets among them, as far as `left` goes.

@@ -1,7 +1,5 @@
 //! Rendering of a fixed picture.
 
-#![expect(clippy::unwrap_used, reason = "the rig of a test fails like a test")]
-
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
