@@ -21,18 +21,19 @@ use pouch_types::spec::MountKind;
 
 use crate::EngineError;
 use crate::container::actor::{self, Volatile};
-use crate::container::record::{ExitFile, Record};
+use crate::container::record::{self, ExitFile, Record};
 use crate::container::state::{Event, Frozen, Phase};
 use crate::elsewhere::{self, SameBoot};
 use crate::engine::{Inner, Rebuild};
 use crate::lifecycle::create::CommitError;
 use crate::lifecycle::{cleanup, remove, start};
+use crate::records;
 
 pub(crate) async fn restore(engine: &Arc<Inner>, rebuild: Rebuild) -> Result<(), EngineError> {
     make_directories(engine)?;
     let mut records: Vec<Record> = engine
         .store
-        .read(Record::load_all)
+        .read(|connection| records::load_all::<Record>(connection, record::NAME))
         .await
         .map_err(|e: StoreError| EngineError::wrap("load the containers", e))?;
     if rebuild == Rebuild::FromCopies {
@@ -161,7 +162,7 @@ fn make_directories(engine: &Inner) -> Result<(), EngineError> {
 
 /// Takes over what the copy knows better: of the same run, the pid and the start time.
 fn prefer_copy(record: &mut Record, dir: &std::path::Path) {
-    if let Ok(copy) = Record::read_copy(dir)
+    if let Ok(copy) = records::read_copy::<Record>(dir)
         && copy.id == record.id
         && copy.revision > record.revision
         && copy.state.generation == record.state.generation
@@ -199,7 +200,7 @@ async fn from_copies(engine: &Inner, known: &[Record]) -> Result<Vec<Record>, En
         if known.contains(&id) {
             continue;
         }
-        let record = match Record::read_copy(&entry.path()) {
+        let record = match records::read_copy::<Record>(&entry.path()) {
             Ok(record) if record.id == id => record,
             Ok(_) => continue,
             Err(error) => {

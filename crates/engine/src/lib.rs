@@ -26,6 +26,7 @@ mod manage;
 mod names;
 mod observe;
 pub mod pod;
+mod records;
 mod resources;
 mod streams;
 pub mod system;

@@ -150,7 +150,7 @@ impl Pod {
             let row = record.clone();
             engine.store.write(move |tx| row.put(tx)).await?;
             // The copy is a help, not a promise.
-            let _ = record.write_copy(&engine.config.pod_dir(&self.id));
+            let _ = crate::records::write_copy(&record, &engine.config.pod_dir(&self.id));
         }
         *self.record() = record;
         self.publish(engine);

@@ -555,7 +555,7 @@ impl Actor {
 
     /// Notes what is not worth a durable write beside the record.
     fn write_copy(&self) {
-        if let Err(error) = self.record.write_copy(&self.container.dir) {
+        if let Err(error) = crate::records::write_copy(&self.record, &self.container.dir) {
             tracing::warn!(container.id = %self.record.id, %error, "cannot write record.json");
         }
     }
@@ -573,7 +573,7 @@ impl Durable {
     pub(crate) async fn wait(self) -> Result<(), StoreError> {
         let record = self.commit.wait().await?;
         // The copy is a help, not a promise: the container may even be gone by now.
-        let _ = record.write_copy(&self.dir);
+        let _ = crate::records::write_copy(&record, &self.dir);
         Ok(())
     }
 }

@@ -4,7 +4,6 @@
 //! container's directory, without fsync: it serves to rebuild a damaged database, and it carries
 //! what is not worth a durable write of its own (the pid and the start time of a run).
 
-use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -12,10 +11,11 @@ use pouch_containerd::Kind;
 use pouch_store::{Schema, StoreError};
 use pouch_types::spec::ContainerSpec;
 use pouch_types::{ContainerId, ContainerName, ImageId};
-use rusqlite::{Connection, Transaction};
+use rusqlite::Transaction;
 use serde::{Deserialize, Serialize};
 
 use super::state::State;
+use crate::records;
 use crate::view::MountPoint;
 
 /// The containers' table.
@@ -33,10 +33,8 @@ pub(crate) const SCHEMA: Schema = Schema {
     ],
 };
 
-/// Name of the copy in the container's directory.
-const COPY: &str = "record.json";
-/// No record is larger: a spec is bounded by the request that made it.
-const COPY_MAX: u64 = 16 << 20;
+/// Its name.
+pub(crate) const NAME: &str = "containers";
 
 /// Everything about a container that must survive.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,51 +106,8 @@ impl Record {
         Ok(())
     }
 
-    /// All rows; one that does not parse is reported and left out.
-    ///
-    /// # Errors
-    /// The store's.
-    pub(crate) fn load_all(connection: &Connection) -> Result<Vec<Self>, StoreError> {
-        let mut statement = connection.prepare("SELECT id, record FROM containers")?;
-        let rows = statement
-            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-        let mut records = Vec::new();
-        for row in rows {
-            let (id, json) = row?;
-            match serde_json::from_str(&json) {
-                Ok(record) => records.push(record),
-                Err(error) => {
-                    tracing::error!(container.id = id, %error, "unreadable container record");
-                }
-            }
-        }
-        Ok(records)
-    }
-
     fn json(&self) -> Result<String, StoreError> {
-        serde_json::to_string(self)
-            .map_err(|source| StoreError::Row { table: "containers", source })
-    }
-
-    /// Writes the copy: whole or not at all, durable or not.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub(crate) fn write_copy(&self, dir: &Path) -> io::Result<()> {
-        let temporary = dir.join("record.json.new");
-        std::fs::write(&temporary, serde_json::to_vec(self)?)?;
-        std::fs::rename(temporary, dir.join(COPY))
-    }
-
-    /// Reads the copy.
-    ///
-    /// # Errors
-    /// The file system's, or `InvalidData`.
-    pub(crate) fn read_copy(dir: &Path) -> io::Result<Self> {
-        use std::io::Read as _;
-        let mut text = Vec::new();
-        std::fs::File::open(dir.join(COPY))?.take(COPY_MAX).read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
+        records::json(self, NAME)
     }
 }
 

@@ -132,7 +132,7 @@ pub(crate) async fn create(
     };
     failpoint::hit("create:committed");
     // A missing copy is made by the next change; the row stands.
-    let _ = record.write_copy(&engine.config.container_dir(&id));
+    let _ = crate::records::write_copy(&record, &engine.config.container_dir(&id));
     let attributes = crate::engine::event_attributes(&record);
     let container = actor::spawn(&engine, record, Volatile::default());
     engine.index.insert(container);

@@ -8,11 +8,12 @@ use pouch_containerd::{Loaded, LoadedTask};
 use pouch_types::ContainerId;
 use pouch_types::pod::PidScope;
 
-use super::record::PodRecord;
+use super::record::{self, PodRecord};
 use super::state::{PodEvent, PodPhase};
 use super::{Pod, namespaces, network, process, stop};
 use crate::EngineError;
 use crate::engine::{Inner, Rebuild};
+use crate::records;
 
 /// Loads all pods. Takes what belongs to them out of `loaded`, what the backend holds.
 pub(crate) async fn load(
@@ -20,7 +21,7 @@ pub(crate) async fn load(
     rebuild: Rebuild,
     loaded: &mut HashMap<ContainerId, Loaded>,
 ) -> Result<(), EngineError> {
-    let records = engine.store.read(PodRecord::load_all).await;
+    let records = engine.store.read(|c| records::load_all::<PodRecord>(c, record::NAME)).await;
     let mut records = records.map_err(|e| EngineError::wrap("load the pods", e))?;
     if rebuild == Rebuild::FromCopies {
         records.retain(|r| engine.config.pod_dir(&r.id).exists());
@@ -54,7 +55,7 @@ pub(crate) async fn load(
 fn copies(engine: &Inner) -> Vec<PodRecord> {
     let entries = std::fs::read_dir(engine.config.data_root.join("pods"));
     let entries = entries.into_iter().flatten().flatten();
-    entries.filter_map(|entry| PodRecord::read_copy(&entry.path()).ok()).collect()
+    entries.filter_map(|entry| records::read_copy::<PodRecord>(&entry.path()).ok()).collect()
 }
 
 async fn observe(engine: &Arc<Inner>, pod: &Arc<Pod>, found: Option<Loaded>) {
