@@ -131,7 +131,11 @@ impl Pod {
 
     /// What its containers join.
     pub(crate) fn namespaces(&self, config: &EngineConfig) -> pouch_oci::ResolvedNamespaces {
-        namespaces::Pins::of(config, &self.record()).resolved()
+        let mut shared = namespaces::Pins::of(config, &self.record()).resolved();
+        if shared.pid.is_some() {
+            shared.pid = self.process().as_ref().and_then(process::Handle::namespace);
+        }
+        shared
     }
 
     /// Takes a step: the row first, then what readers see.

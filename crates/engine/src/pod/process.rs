@@ -3,6 +3,9 @@
 //!
 //! It is a container of the backend whose id is the pod's, in the shim of the pod's containers.
 
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use pouch_containerd as backend;
@@ -33,16 +36,28 @@ const PAUSE: &str = "--pause";
 /// Bytes of the file system that its root is, which holds two directories and a mount point.
 const ROOT_SIZE: &str = "size=64k";
 
-/// What is kept of it, to end it.
+/// What is kept of it, to end it and to join it.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
     container: Arc<dyn backend::Container>,
     pid: u32,
+    /// Its namespace of processes; `None` of one that was not pinned.
+    namespace: Option<Arc<File>>,
 }
 
 impl Handle {
-    pub(super) fn new(container: Arc<dyn backend::Container>, pid: u32) -> Self {
-        Self { container, pid }
+    /// Of the process `pid`, whose namespace is pinned at `pin`.
+    pub(super) fn new(container: Arc<dyn backend::Container>, pid: u32, pin: Option<&Path>) -> Self {
+        let namespace = pin.and_then(|path| File::open(path).ok()).map(Arc::new);
+        Self { container, pid, namespace }
+    }
+
+    /// The namespace by a descriptor of ours. The pin is made when the pod's shim runs already, so
+    /// on a host without shared propagation the shim never sees it mounted; and a path by the
+    /// process's number would be another one's namespace once that is gone.
+    pub(super) fn namespace(&self) -> Option<String> {
+        let descriptor = self.namespace.as_ref()?.as_raw_fd();
+        Some(format!("/proc/{}/fd/{descriptor}", std::process::id()))
     }
 
     /// Its pid on the host.
@@ -90,11 +105,11 @@ pub(super) async fn start(
         let task = container.new_task(stdio).await.map_err(|e| EngineError::wrap(doing, e))?;
         let pid = task.start().await.map_err(|e| EngineError::wrap(doing, e))?;
         let pinned = pouch_netns::pin_pid(&engine.config.pod_state_dir(&record.id), pid);
-        pinned.map_err(|e| EngineError::wrap("pin the processes of the pod", e))?;
-        Ok(pid)
+        let pin = pinned.map_err(|e| EngineError::wrap("pin the processes of the pod", e))?;
+        Ok((pid, pin))
     };
     match started.await {
-        Ok(pid) => Ok(Some(Handle::new(container, pid))),
+        Ok((pid, pin)) => Ok(Some(Handle::new(container, pid, Some(&pin)))),
         Err(error) => {
             if let Err(error) = container.delete().await {
                 let error = pouch_types::error::chain(&error);

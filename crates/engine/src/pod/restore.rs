@@ -70,7 +70,8 @@ async fn observe(engine: &Arc<Inner>, pod: &Arc<Pod>, found: Option<Loaded>) {
             LoadedTask::Stopped(..) | LoadedTask::Created(_) | LoadedTask::Orphaned => 0,
         };
         // Also of a dead one: its end frees what is left of it.
-        *pod.process() = Some(process::Handle::new(found.container, pid));
+        let pin = namespaces::Pins::of(&engine.config, &record).pid;
+        *pod.process() = Some(process::Handle::new(found.container, pid, pin.as_deref()));
     }
     let whole = record.boot_id == engine.boot_id
         && namespaces::stand(&engine.config, &record)
