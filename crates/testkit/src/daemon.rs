@@ -75,9 +75,8 @@ impl Daemon {
         let pods = host.pods;
         if pods {
             flags.extend(kubelet::prepare(dir.path()));
-            // As on each node, so that who wants it first does not matter.
-            netns.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap();
         }
+        forward(&netns);
         let (programs, child, starts) = (None, None, 0);
         let mut daemon =
             Self { dir, tag, netns, flags, containerd, backend, programs, child, pods, starts };
@@ -334,10 +333,7 @@ impl Daemon {
             containerd.power_off();
         }
         let _ = std::fs::remove_dir_all(self.exec_root());
-        // A new namespace begins with the host's value.
-        let sysctl = "/proc/sys/net/ipv4/ip_forward";
-        let value = std::fs::read(sysctl).unwrap_or_default();
-        self.netns.enter(|| std::fs::write(sysctl, value)).unwrap();
+        forward(&self.netns);
         let netns = &self.netns;
         for words in [&["ip", "link", "delete", &self.bridge()][..], &["nft", "flush", "ruleset"]] {
             let _ = netns.command(words[0]).args(&words[1..]).stderr(Stdio::null()).status();
@@ -639,6 +635,12 @@ impl Daemon {
 /// Whether tests are to run over a containerd: `POUCH_E2E_BACKEND=remote`.
 pub(crate) fn remote() -> bool {
     std::env::var_os("POUCH_E2E_BACKEND").is_some_and(|backend| backend == "remote")
+}
+
+/// Lets a namespace forward, whatever it took over from the host: who comes to need it first, and
+/// whether a network is in use when files are counted, must not matter to what a test finds.
+fn forward(netns: &Netns) {
+    netns.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap();
 }
 
 /// Sends a signal; the process may be gone.

@@ -252,7 +252,7 @@ pub(crate) async fn for_start(
         }
     }
     for point in &record.mounts {
-        mounts.push(resolved(engine, &record.id, point).await?);
+        mounts.push(resolved(engine, record, point).await?);
         engine.announce_mount("mount", &record.id, point);
     }
     Ok(mounts)
@@ -260,14 +260,15 @@ pub(crate) async fn for_start(
 
 async fn resolved(
     engine: &Inner,
-    id: &ContainerId,
+    record: &Record,
     point: &MountPoint,
 ) -> Result<ResolvedMount, EngineError> {
     let spec = &point.spec;
     let mut recursion = ReadOnlyRecursion::Best;
-    // Only asked for what needs to know: it is a look at all mounts.
-    let passes_on =
-        !matches!(spec.propagation, None | Some(Propagation::Private | Propagation::Rprivate));
+    // The kubelet counts on a refusal of what a source cannot pass on; Docker's users get what
+    // there is. Only asked for what needs to know: it is a look at all mounts.
+    let passes_on = record.spec.pod.is_some()
+        && !matches!(spec.propagation, None | Some(Propagation::Private | Propagation::Rprivate));
     let bind = |source: String, non_recursive| ResolvedKind::Bind {
         source_propagation: match passes_on {
             true => SourcePropagation::of(Path::new(&source)).unwrap_or_default(),
@@ -286,8 +287,11 @@ async fn resolved(
         }
         MountKind::Volume { name: Some(name), subpath, .. } => {
             let doing = || format!("mount the volume {name}");
-            let root =
-                engine.volumes.attach(name, id).await.map_err(|e| EngineError::wrap(doing(), e))?;
+            let root = engine
+                .volumes
+                .attach(name, &record.id)
+                .await
+                .map_err(|e| EngineError::wrap(doing(), e))?;
             let source = match subpath {
                 None => root,
                 Some(subpath) => {

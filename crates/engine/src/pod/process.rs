@@ -47,7 +47,11 @@ pub(crate) struct Handle {
 
 impl Handle {
     /// Of the process `pid`, whose namespace is pinned at `pin`.
-    pub(super) fn new(container: Arc<dyn backend::Container>, pid: u32, pin: Option<&Path>) -> Self {
+    pub(super) fn new(
+        container: Arc<dyn backend::Container>,
+        pid: u32,
+        pin: Option<&Path>,
+    ) -> Self {
         let namespace = pin.and_then(|path| File::open(path).ok()).map(Arc::new);
         Self { container, pid, namespace }
     }
