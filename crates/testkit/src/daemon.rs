@@ -39,6 +39,7 @@ pub struct Daemon {
     flags: Vec<String>,
     containerd: Option<Containerd>,
     backend: Backend,
+    own_images: bool,
     /// Where its programs are, when not those under test.
     programs: Option<PathBuf>,
     child: Option<Child>,
@@ -72,14 +73,25 @@ impl Daemon {
         });
         let backend = if containerd.is_some() { Backend::Remote } else { Backend::Local };
         let mut flags = host.flags;
-        let pods = host.pods;
+        let (pods, own_images) = (host.pods, host.own_images);
         if pods {
             flags.extend(kubelet::prepare(dir.path()));
         }
         forward(&netns);
         let (programs, child, starts) = (None, None, 0);
-        let mut daemon =
-            Self { dir, tag, netns, flags, containerd, backend, programs, child, pods, starts };
+        let mut daemon = Self {
+            dir,
+            tag,
+            netns,
+            flags,
+            containerd,
+            backend,
+            own_images,
+            programs,
+            child,
+            pods,
+            starts,
+        };
         daemon.spawn(&[]);
         if !host.bare {
             daemon.import("busybox", crate::busybox(), &["CMD [\"sh\"]"]);
@@ -101,6 +113,10 @@ impl Daemon {
         let mut command = self.netns.command(pouchd);
         if let (Some(containerd), Backend::Remote) = (&self.containerd, self.backend) {
             command.args(["--backend", "remote", "--containerd"]).arg(containerd.socket());
+            // The embedded backend refuses the option: it has no other store.
+            if self.own_images {
+                command.args(["--remote-image-store", "local"]);
+            }
         }
         // The machine's own policy is none of a test's, which may bring one.
         let own = self.flags.iter().any(|flag| flag.starts_with("--image-policy"));

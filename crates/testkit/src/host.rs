@@ -12,6 +12,7 @@ pub struct Host {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) bare: bool,
     pub(crate) on_containerd: bool,
+    pub(crate) own_images: bool,
     pub(crate) pods: bool,
 }
 
@@ -41,6 +42,13 @@ impl Host {
     #[must_use]
     pub fn on_containerd(mut self) -> Self {
         self.on_containerd = true;
+        self
+    }
+
+    /// Keeps images itself whenever it serves that containerd, so that it can serve either backend.
+    #[must_use]
+    pub fn with_own_images(mut self) -> Self {
+        self.own_images = true;
         self
     }
 

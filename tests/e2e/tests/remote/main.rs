@@ -52,7 +52,7 @@ fn nothing_costs_more_calls_than_it_must() {
 
 #[test]
 fn nothing_costs_more_calls_than_it_must_with_images_of_our_own() {
-    remote_with(Host::new().flags(&["--remote-image-store", "local"]), |d| budget(d, 0));
+    remote_with(Host::new().with_own_images(), |d| budget(d, 0));
 }
 
 /// `root` is what a root file system costs, once when it is made and once when it goes.

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use pouch_testkit::{Backend, Daemon, eventually, have, is_alive};
+use pouch_testkit::{Backend, Daemon, Host, eventually, have, is_alive};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::remote;
+use crate::remote_with;
 
 /// Exits with 7 on SIGTERM.
 const SEVEN: &str = "trap 'exit 7' TERM; while :; do sleep 0.05; done";
@@ -144,24 +144,24 @@ fn there_and_back(d: &mut Daemon, home: Backend, flags: &[&str]) {
 
 #[test]
 fn what_the_embedded_backend_runs_is_left_alone_by_the_other() {
-    remote(|d| there_and_back(d, Backend::Local, &[]));
+    movable(|d| there_and_back(d, Backend::Local, &[]));
 }
 
 #[test]
 fn what_containerd_runs_is_left_alone_by_the_embedded_backend() {
-    remote(|d| there_and_back(d, Backend::Remote, &[]));
+    movable(|d| there_and_back(d, Backend::Remote, &[]));
 }
 
 #[test]
 fn what_a_foreign_shim_runs_is_left_alone_by_the_embedded_backend() {
     if have("runc") {
-        remote(|d| there_and_back(d, Backend::Remote, &["--runtime", "io.containerd.runc.v2"]));
+        movable(|d| there_and_back(d, Backend::Remote, &["--runtime", "io.containerd.runc.v2"]));
     }
 }
 
 #[test]
 fn after_a_reboot_no_container_is_tied_to_a_backend() {
-    remote(|d| {
+    movable(|d| {
         run(d, "policy", &["--restart", "always"], &["sleep", "1000"]);
         run(d, "plain", &[], &["sleep", "1000"]);
         d.power_off();
@@ -183,7 +183,7 @@ fn after_a_reboot_no_container_is_tied_to_a_backend() {
 
 #[test]
 fn a_container_that_wants_a_foreign_shim_waits_for_a_containerd() {
-    remote(|d| {
+    movable(|d| {
         let runtime = ["--runtime", "io.containerd.runc.v2"];
         d.docker(&[&["create", "--name", "odd"][..], &runtime, &["busybox", "true"]].concat())
             .check();
@@ -194,4 +194,9 @@ fn a_container_that_wants_a_foreign_shim_waits_for_a_containerd() {
         d.docker(&["rm", "odd"]).check();
         back_to_containerd(d);
     });
+}
+
+/// A daemon that can serve either backend.
+fn movable(test: impl FnOnce(&mut Daemon)) {
+    remote_with(Host::new().with_own_images(), test);
 }
