@@ -7,7 +7,7 @@ use pouch_cri_grpc as cri;
 use pouch_engine::{AttachOptions, Engine, EngineError, ExecSpec, PodPhase};
 use pouch_streaming::{Cause, Duplex, Output, Process, Request, Resize, StreamSet};
 use pouch_types::spec::Attach;
-use pouch_types::{ErrorKind, ExecId};
+use pouch_types::{ContainerId, ErrorKind, ExecId};
 use tokio::net::TcpStream;
 use tonic::Status;
 
@@ -35,12 +35,18 @@ fn process(attached: pouch_engine::Attached, resize: Resize) -> Process {
 }
 
 impl Api {
-    /// The URL where a client of this exec is to go.
-    pub(crate) fn exec_url(&self, asked: cri::ExecRequest) -> Result<String, Status> {
-        let view = self.engine.pod_container(&asked.container_id).map_err(status)?;
+    /// The id of a container that runs.
+    fn running(&self, key: &str) -> Result<ContainerId, Status> {
+        let view = self.engine.pod_container(key).map_err(status)?;
         if !view.state.is_running() {
             return Err(Status::failed_precondition(format!("container {} does not run", view.id)));
         }
+        Ok(view.id.clone())
+    }
+
+    /// The URL where a client of this exec is to go.
+    pub(crate) fn exec_url(&self, asked: cri::ExecRequest) -> Result<String, Status> {
+        let id = self.running(&asked.container_id)?;
         if asked.cmd.is_empty() {
             return Err(invalid("cmd", "is empty"));
         }
@@ -50,7 +56,7 @@ impl Api {
             stderr: asked.stderr,
             tty: asked.tty,
         };
-        let (engine, id) = (self.engine.clone(), view.id.clone());
+        let engine = self.engine.clone();
         let open = move || async move {
             let spec = ExecSpec {
                 cmd: asked.cmd,
@@ -66,17 +72,14 @@ impl Api {
 
     /// The URL where a client that attaches is to go.
     pub(crate) fn attach_url(&self, asked: &cri::AttachRequest) -> Result<String, Status> {
-        let view = self.engine.pod_container(&asked.container_id).map_err(status)?;
-        if !view.state.is_running() {
-            return Err(Status::failed_precondition(format!("container {} does not run", view.id)));
-        }
+        let id = self.running(&asked.container_id)?;
         let streams = StreamSet {
             stdin: asked.stdin,
             stdout: asked.stdout,
             stderr: asked.stderr,
             tty: asked.tty,
         };
-        let (engine, id) = (self.engine.clone(), view.id.clone());
+        let engine = self.engine.clone();
         let open = move || async move {
             let options = AttachOptions { streams: attach(streams), stream: true, logs: false };
             let attached = engine.attach(id.as_str(), options).await?;

@@ -5,17 +5,17 @@
 //! the target in between (CVE-2021-30465, CVE-2025-31133). Needs the mount calls of Linux 5.12.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
-/// `MOUNT_ATTR_*` of `linux/mount.h`.
-pub(crate) const RDONLY: u64 = 0x1;
+pub(crate) use pouch_mountfd::{Attributes, Depth, RDONLY, clone_at, clone_path};
+
+/// More `MOUNT_ATTR_*` of `linux/mount.h`.
 pub(crate) const NOSUID: u64 = 0x2;
 pub(crate) const NODEV: u64 = 0x4;
 pub(crate) const NOEXEC: u64 = 0x8;
@@ -26,117 +26,6 @@ pub(crate) const NOATIME: u64 = 0x10;
 pub(crate) const STRICTATIME: u64 = 0x20;
 pub(crate) const NODIRATIME: u64 = 0x80;
 pub(crate) const NOSYMFOLLOW: u64 = 0x0020_0000;
-const IDMAP: u64 = 0x0010_0000;
-
-/// Whether what is mounted below goes along.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// The mount alone.
-    One,
-    /// With all mounts below it.
-    All,
-}
-
-impl Depth {
-    fn tree(self) -> OpenTreeFlags {
-        match self {
-            Self::One => OpenTreeFlags::empty(),
-            Self::All => OpenTreeFlags::AT_RECURSIVE,
-        }
-    }
-
-    fn at(self) -> libc::c_int {
-        match self {
-            Self::One => 0,
-            Self::All => libc::AT_RECURSIVE,
-        }
-    }
-}
-
-/// A change of a mount's attributes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Attributes {
-    pub(crate) set: u64,
-    pub(crate) clear: u64,
-    /// `MS_SHARED` and its like, or 0 for no change.
-    pub(crate) propagation: u64,
-}
-
-impl Attributes {
-    pub(crate) fn setting(set: u64) -> Self {
-        Self { set, ..Self::default() }
-    }
-
-    pub(crate) fn propagating(propagation: u64) -> Self {
-        Self { propagation, ..Self::default() }
-    }
-
-    pub(crate) fn is_empty(self) -> bool {
-        self == Self::default()
-    }
-
-    /// Changes the mount that the descriptor is of.
-    pub(crate) fn apply(self, mount: BorrowedFd<'_>, depth: Depth) -> io::Result<()> {
-        self.call(mount, depth, 0)
-    }
-
-    /// As [`Attributes::apply`], and maps ids as the user namespace does. The mount must be
-    /// detached.
-    pub(crate) fn map_ids(
-        mut self,
-        mount: BorrowedFd<'_>,
-        depth: Depth,
-        namespace: BorrowedFd<'_>,
-    ) -> io::Result<()> {
-        self.set |= IDMAP;
-        self.call(mount, depth, u64::from(namespace.as_raw_fd().unsigned_abs()))
-    }
-
-    fn call(self, mount: BorrowedFd<'_>, depth: Depth, userns_fd: u64) -> io::Result<()> {
-        #[repr(C)]
-        struct MountAttr {
-            set: u64,
-            clear: u64,
-            propagation: u64,
-            userns_fd: u64,
-        }
-        let Self { set, clear, propagation } = self;
-        let attr = MountAttr { set, clear, propagation, userns_fd };
-        // SAFETY: the descriptor is open, the path is a C string, and the kernel reads exactly
-        // `size_of::<MountAttr>()` bytes.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                mount.as_raw_fd(),
-                c"".as_ptr(),
-                libc::AT_EMPTY_PATH | depth.at(),
-                &raw const attr,
-                size_of::<MountAttr>(),
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-}
-
-/// A detached copy of the mount at the descriptor, showing what the descriptor is of.
-pub(crate) fn clone_at(fd: BorrowedFd<'_>, depth: Depth) -> rustix::io::Result<OwnedFd> {
-    clone(fd, c"", OpenTreeFlags::AT_EMPTY_PATH, depth)
-}
-
-/// A detached copy of what is at a path of the host.
-pub(crate) fn clone_path(path: &Path, depth: Depth) -> rustix::io::Result<OwnedFd> {
-    clone(CWD, path, OpenTreeFlags::empty(), depth)
-}
-
-fn clone<P: rustix::path::Arg>(
-    from: BorrowedFd<'_>,
-    path: P,
-    flags: OpenTreeFlags,
-    depth: Depth,
-) -> rustix::io::Result<OwnedFd> {
-    let always = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    open_tree(from, path, always | flags | depth.tree())
-}
 
 /// Puts a detached mount over its target.
 pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {

@@ -15,12 +15,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use pouch_mountfd::{Attributes, Depth, RDONLY};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
-
-/// `MOUNT_ATTR_RDONLY` of `linux/mount.h`.
-const MOUNT_ATTR_RDONLY: u64 = 1;
 
 /// The name under which this process reaches its own binary.
 const SELF_EXE: &str = "/proc/self/exe";
@@ -157,35 +154,9 @@ pub fn is_sealed(fd: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let fd = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
-    set_mount_readonly(fd.as_fd())?;
+    let fd = pouch_mountfd::clone_path(path, Depth::One)?;
+    Attributes::setting(RDONLY).apply(fd.as_fd(), Depth::One)?;
     Ok(fd)
-}
-
-/// `mount_setattr(2)`: read-only, for the mount at `fd` alone.
-fn set_mount_readonly(fd: BorrowedFd<'_>) -> io::Result<()> {
-    #[repr(C)]
-    struct MountAttr {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
-    let attr = MountAttr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: the descriptor is open, the path is a C string, and the kernel reads exactly
-    // `size_of::<MountAttr>()` bytes at the pointer.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A copy in memory that not even its owner can change any more.

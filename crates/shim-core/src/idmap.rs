@@ -11,10 +11,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use pouch_mountfd::{Attributes, Depth};
 use rustix::fs::CWD;
-use rustix::mount::{
-    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree,
-};
+use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, move_mount};
 
 use crate::error::TaskError;
 
@@ -39,15 +38,11 @@ impl IdMap {
 
     /// A detached copy of what is at `path`, with its mounts below if `flags` say so.
     fn copy(&self, path: &Path, flags: MountFlags) -> Result<OwnedFd, TaskError> {
-        let mut how = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let recursive = flags.contains(MountFlags::REC);
-        if recursive {
-            how |= OpenTreeFlags::AT_RECURSIVE;
-        }
-        let copy =
-            open_tree(CWD, path, how).map_err(TaskError::errno("copy the mount of", path))?;
-        let depth = if recursive { libc::AT_RECURSIVE } else { 0 };
-        crate::sys::map_ids(copy.as_fd(), self.namespace.as_fd(), depth)
+        let depth = if flags.contains(MountFlags::REC) { Depth::All } else { Depth::One };
+        let copy = pouch_mountfd::clone_path(path, depth)
+            .map_err(TaskError::errno("copy the mount of", path))?;
+        Attributes::default()
+            .map_ids(copy.as_fd(), depth, self.namespace.as_fd())
             .map_err(TaskError::io("map the ids of", path))?;
         Ok(copy)
     }

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "the one module that calls the kernel and libc without a wrapper")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
@@ -29,39 +29,6 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: without CLONE_FILES no thread loses descriptors.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
     Ok(())
-}
-
-/// Shows the files of a detached mount as the user namespace's; `depth` is `AT_RECURSIVE` or 0.
-pub(crate) fn map_ids(
-    mount: BorrowedFd<'_>,
-    namespace: BorrowedFd<'_>,
-    depth: libc::c_int,
-) -> io::Result<()> {
-    /// `MOUNT_ATTR_IDMAP` of linux/mount.h.
-    const IDMAP: u64 = 0x0010_0000;
-    /// `struct mount_attr`.
-    #[repr(C)]
-    struct MountAttr {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
-    let userns_fd = u64::from(namespace.as_raw_fd().unsigned_abs());
-    let attr = MountAttr { set: IDMAP, clear: 0, propagation: 0, userns_fd };
-    // SAFETY: the descriptors are open, the path is a C string, and the kernel reads exactly
-    // `size_of::<MountAttr>()` bytes.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | depth,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A working directory of this thread's own.

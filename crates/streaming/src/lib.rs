@@ -13,8 +13,8 @@
 //!
 //! ```no_run
 //! # use pouch_streaming::{Cause, Limits, Process, Request, Server, StreamSet};
-//! # async fn start() -> Result<(tokio::net::UnixStream, i32), Cause> { unimplemented!() }
-//! # async fn serve() -> Result<(), Cause> {
+//! # async fn serve<F>(start: impl FnOnce() -> F + Send + 'static) -> Result<(), Cause>
+//! # where F: Future<Output = Result<(tokio::net::UnixStream, i32), Cause>> + Send + 'static {
 //! let server = Server::bind("127.0.0.1:0".parse()?, Limits::default()).await?;
 //! let streams = StreamSet { stdout: true, stderr: true, ..StreamSet::default() };
 //! let url = server.issue(Request::exec(streams, move || async move {

@@ -6,7 +6,7 @@ use std::process::Command;
 /// Floor of each package; within one floor nothing may be imported, except where `SIDEWAYS` says.
 const FLOORS: &[(u8, &[&str])] = &[
     (10, &["types"]),
-    (11, &["store", "rootfd"]),
+    (11, &["store", "rootfd", "mountfd"]),
     (
         20,
         &[

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, ImageId};
 use crate::name::{ContainerName, VolumeName};
-use crate::pod::PodMember;
+use crate::pod::{PodMember, PodNamespaces, Scope};
 use crate::signal::Signal;
 
 /// A container to create.
@@ -363,6 +363,25 @@ pub struct Namespaces {
     pub cgroup: Option<CgroupnsMode>,
     /// Use the host's user namespace although the daemon remaps.
     pub userns_host: bool,
+}
+
+impl Namespaces {
+    /// Those of a process in a pod, but for process ids, which are each process's own matter: what
+    /// the pod has and what is the node's. The host name goes with the network.
+    #[must_use]
+    pub fn of_pod(shared: &PodNamespaces) -> Self {
+        Self {
+            ipc: match shared.ipc {
+                Scope::Pod => IpcMode::Pod,
+                Scope::Node => IpcMode::Host,
+            },
+            uts: match shared.network {
+                Scope::Pod => UtsMode::Pod,
+                Scope::Node => UtsMode::Host,
+            },
+            ..Self::default()
+        }
+    }
 }
 
 /// `--pid`.

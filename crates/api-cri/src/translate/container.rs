@@ -6,8 +6,8 @@ use pouch_cri_grpc as cri;
 use pouch_engine::{ContainerView, PodView, ProcessUser, Status as State};
 use pouch_types::pod::{PidScope, PodMember, Scope};
 use pouch_types::spec::{
-    ContainerSpec, DeviceSpec, IpcMode, LogDriver, LogSpec, Namespaces, NetworkMode, NetworkSpec,
-    PidMode, ProcessSpec, UtsMode,
+    ContainerSpec, DeviceSpec, LogDriver, LogSpec, Namespaces, NetworkMode, NetworkSpec, PidMode,
+    ProcessSpec,
 };
 use tonic::Status;
 
@@ -165,18 +165,7 @@ fn namespaces(options: &cri::NamespaceOption, pod: &PodView) -> Result<Namespace
         }
         (Target, _) => PidMode::Container(options.target_id.clone()),
     };
-    Ok(Namespaces {
-        pid,
-        ipc: match shared.ipc {
-            Scope::Pod => IpcMode::Pod,
-            Scope::Node => IpcMode::Host,
-        },
-        uts: match shared.network {
-            Scope::Pod => UtsMode::Pod,
-            Scope::Node => UtsMode::Host,
-        },
-        ..Namespaces::default()
-    })
+    Ok(Namespaces { pid, ..Namespaces::of_pod(shared) })
 }
 
 fn metadata(member: &PodMember) -> cri::ContainerMetadata {
@@ -318,7 +307,7 @@ mod tests {
     fn a_container_shares_what_its_pod_shares() {
         let spec = spec(config(), &pod(), PLAIN).unwrap();
         assert_eq!(spec.namespaces.pid, PidMode::Pod);
-        assert_eq!(spec.namespaces.ipc, IpcMode::Pod);
+        assert_eq!(spec.namespaces.ipc, pouch_types::spec::IpcMode::Pod);
         assert_eq!(spec.network.mode, NetworkMode::Pod);
         let target = cri::NamespaceOption {
             pid: cri::NamespaceMode::Target.into(),

@@ -16,8 +16,8 @@ use pouch_oci::{
 use pouch_types::ErrorKind;
 use pouch_types::pod::{PidScope, Scope};
 use pouch_types::spec::{
-    ContainerSpec, IpcMode, Namespaces, NetworkMode, NetworkSpec, ProcessSpec, ReadOnlyRecursion,
-    Resources, SecuritySpec, UtsMode,
+    ContainerSpec, Namespaces, NetworkMode, NetworkSpec, ProcessSpec, ReadOnlyRecursion, Resources,
+    SecuritySpec,
 };
 
 use super::namespaces::Pins;
@@ -149,17 +149,7 @@ fn specification(record: &PodRecord, runtime: String) -> ContainerSpec {
             },
             ..NetworkSpec::default()
         },
-        namespaces: Namespaces {
-            ipc: match shared.ipc {
-                Scope::Pod => IpcMode::Pod,
-                Scope::Node => IpcMode::Host,
-            },
-            uts: match shared.network {
-                Scope::Pod => UtsMode::Pod,
-                Scope::Node => UtsMode::Host,
-            },
-            ..Namespaces::default()
-        },
+        namespaces: Namespaces::of_pod(shared),
         security: SecuritySpec {
             cap_drop: vec!["ALL".to_owned()],
             no_new_privileges: Some(true),

@@ -26,17 +26,7 @@ impl Engine {
     /// # Errors
     /// What could not be given back; asked again, it is tried again.
     pub async fn stop_pod(&self, key: &str) -> Result<(), EngineError> {
-        let Some(pod) = gone_is_fine(self.find_pod(key))? else { return Ok(()) };
-        let engine = Arc::clone(&self.inner);
-        self.detached(async move {
-            let _turn = pod.turn.lock().await;
-            // It may have been removed while this call waited.
-            if engine.pods.get(&pod.id).is_none() {
-                return Ok(());
-            }
-            stop(&engine, &pod).await
-        })
-        .await
+        self.in_turn(key, |engine, pod| async move { stop(&engine, &pod).await }).await
     }
 
     /// Removes a pod with its containers, by force when they run. One that is gone is no error.
@@ -44,20 +34,30 @@ impl Engine {
     /// # Errors
     /// As [`Engine::stop_pod`], and the store's.
     pub async fn remove_pod(&self, key: &str) -> Result<(), EngineError> {
+        self.in_turn(key, |engine, pod| async move { finish(&engine, &pod).await }).await
+    }
+
+    /// Does `work` with a pod when its turn comes; nothing with one that is gone by then.
+    async fn in_turn<W>(
+        &self,
+        key: &str,
+        work: impl FnOnce(Arc<Inner>, Arc<Pod>) -> W + Send + 'static,
+    ) -> Result<(), EngineError>
+    where
+        W: Future<Output = Result<(), EngineError>> + Send,
+    {
         let Some(pod) = gone_is_fine(self.find_pod(key))? else { return Ok(()) };
         let engine = Arc::clone(&self.inner);
         self.detached(async move {
             let _turn = pod.turn.lock().await;
-            if engine.pods.get(&pod.id).is_none() {
-                return Ok(());
+            match engine.pods.get(&pod.id) {
+                Some(_) => work(engine, Arc::clone(&pod)).await,
+                None => Ok(()),
             }
-            finish(&engine, &pod).await
         })
         .await
     }
-}
 
-impl Engine {
     /// Notes what a pod as a whole may take; kubelet has set its control group itself.
     ///
     /// # Errors
